@@ -1,0 +1,177 @@
+//! A local file or block device.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
+
+/// A regular file or block device, opened once and read by position.
+///
+/// The length is taken at open and never again. The path is never looked at again either: a file renamed or
+/// replaced afterwards does not change what is read. A file that has become shorter gives errors for the lost
+/// bytes, never zeroes.
+#[derive(Debug)]
+pub struct FileBlob {
+    file: File,
+    len_bytes: u64,
+}
+
+/// Why a path cannot serve as a blob.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileOpenError {
+    /// The operating system refused to open or examine it.
+    #[error("cannot open")]
+    Open(#[source] io::Error),
+    /// It is something else than a regular file or a block device.
+    #[error("is {found}, expected a regular file or a block device")]
+    FileType {
+        /// What it is.
+        found: &'static str,
+    },
+}
+
+impl FileBlob {
+    /// Opens `path` for reading.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened, or is neither a regular file nor a block device.
+    pub fn open(path: &Path) -> Result<Self, FileOpenError> {
+        // Without O_NONBLOCK, opening a FIFO would wait for a writer, perhaps for ever. It does nothing to
+        // regular files and block devices.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)
+            .map_err(FileOpenError::Open)?;
+        Self::from_file(file)
+    }
+
+    /// Takes over a file that is already open for reading.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither a regular file nor a block device.
+    pub fn from_file(file: File) -> Result<Self, FileOpenError> {
+        let metadata = file.metadata().map_err(FileOpenError::Open)?;
+        let file_type = metadata.file_type();
+        let len_bytes = if file_type.is_file() {
+            metadata.len()
+        } else if file_type.is_block_device() {
+            block_device_len_bytes(&file).map_err(FileOpenError::Open)?
+        } else {
+            return Err(FileOpenError::FileType {
+                found: file_type_name(file_type),
+            });
+        };
+        Ok(Self { file, len_bytes })
+    }
+}
+
+/// A block device says 0 in its metadata; its end is where seeking to the end leads.
+fn block_device_len_bytes(file: &File) -> io::Result<u64> {
+    Ok(rustix::fs::seek(file, rustix::fs::SeekFrom::End(0))?)
+}
+
+fn file_type_name(file_type: std::fs::FileType) -> &'static str {
+    if file_type.is_dir() {
+        "a directory"
+    } else if file_type.is_fifo() {
+        "a pipe"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else if file_type.is_char_device() {
+        "a character device"
+    } else {
+        "of an unknown type"
+    }
+}
+
+impl ReadAt for FileBlob {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        if !range_is_inside(offset, buf.len(), self.len_bytes) {
+            return Err(ReadError::new(ReadErrorKind::OutOfRange, offset));
+        }
+        // `FileExt::read_exact_at` goes on after EINTR and after short reads, and fails at the end of file.
+        self.file.read_exact_at(buf, offset).map_err(|error| {
+            let error = match error.kind() {
+                io::ErrorKind::UnexpectedEof => io::Error::new(
+                    error.kind(),
+                    "the file has become shorter since it was opened",
+                ),
+                _ => error,
+            };
+            ReadError::new(ReadErrorKind::Io, offset).with_source(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_util;
+
+    fn file_with(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file
+    }
+
+    #[test]
+    fn file_blob_conforms() {
+        let bytes = test_util::noise(10_000, 7);
+        let file = file_with(&bytes);
+        test_util::conformance(&FileBlob::open(file.path()).unwrap(), &bytes);
+    }
+
+    #[test]
+    fn file_that_shrinks_gives_an_error_and_keeps_its_length() {
+        let file = file_with(&[7; 4096]);
+        let blob = FileBlob::open(file.path()).unwrap();
+        file.as_file().set_len(1000).unwrap();
+        assert_eq!(blob.len_bytes(), 4096);
+        let mut buf = [0; 1000];
+        blob.read_exact_at(&mut buf, 0).unwrap();
+        let error = blob.read_exact_at(&mut buf, 1).unwrap_err();
+        assert_eq!(error.kind(), ReadErrorKind::Io);
+        assert!(
+            std::error::Error::source(&error)
+                .unwrap()
+                .to_string()
+                .contains("shorter")
+        );
+    }
+
+    #[test]
+    fn other_file_types_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = FileBlob::open(dir.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "is a directory, expected a regular file or a block device"
+        );
+        let error = FileBlob::open(Path::new("/dev/null")).unwrap_err();
+        assert!(
+            error.to_string().starts_with("is a character device"),
+            "{error}"
+        );
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        let error = FileBlob::open(&fifo).unwrap_err();
+        assert!(error.to_string().starts_with("is a pipe"), "{error}");
+        assert!(matches!(
+            FileBlob::open(&dir.path().join("absent")),
+            Err(FileOpenError::Open(_))
+        ));
+    }
+}

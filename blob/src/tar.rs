@@ -1,0 +1,1 @@
+//! The tar wrapper around a layer.

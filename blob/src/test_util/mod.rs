@@ -1,0 +1,175 @@
+//! For the tests of the rooms above: one conformance suite, faults on demand, and reproducible noise.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a conformance suite fails by panicking, like any test"
+)]
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{ReadAt, ReadError, ReadErrorKind};
+
+/// Checks everything [`ReadAt`] promises against the `expected` content.
+///
+/// # Panics
+///
+/// When the source breaks a promise.
+pub fn conformance(source: &impl ReadAt, expected: &[u8]) {
+    let len = expected.len() as u64;
+    assert_eq!(source.len_bytes(), len, "length");
+    let mut whole = vec![0xA5; expected.len()];
+    source
+        .read_exact_at(&mut whole, 0)
+        .expect("the whole source must be readable");
+    assert!(whole == expected, "the whole content differs");
+
+    let spots = [0, 1, len / 3, len / 2, len.saturating_sub(1), len];
+    let lengths = [0, 1, 511, 512, 513, 4096, expected.len()];
+    let mut inside = 0;
+    for offset in spots {
+        for length in lengths {
+            let mut buf = vec![0xA5; length];
+            let result = source.read_exact_at(&mut buf, offset);
+            let start = usize::try_from(offset).expect("a test source fits in memory");
+            match expected.get(start..start + length) {
+                Some(bytes) => {
+                    result.unwrap_or_else(|e| panic!("{length} bytes at {offset}: {e}"));
+                    assert!(buf == bytes, "{length} bytes at {offset} differ");
+                    inside += 1;
+                }
+                None => assert_out_of_range(result, offset),
+            }
+        }
+    }
+    assert!(
+        inside > spots.len() / 2,
+        "a source that rejects everything must not pass"
+    );
+    for offset in [len + 1, u64::MAX - 1, u64::MAX, 1 << 63] {
+        assert_out_of_range(source.read_exact_at(&mut [0; 1], offset), offset);
+    }
+}
+
+fn assert_out_of_range(result: Result<(), ReadError>, offset: u64) {
+    let error = result.expect_err("a range outside the source must fail");
+    assert_eq!(
+        error.kind(),
+        ReadErrorKind::OutOfRange,
+        "kind of the error at {offset}"
+    );
+}
+
+/// What a [`FaultyBlob`] does to the read it is told to spoil.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The read fails with EIO.
+    Io,
+    /// The read succeeds, with one bit of its first byte flipped.
+    BitFlip,
+}
+
+/// A source whose n-th read goes wrong; all others pass through.
+#[derive(Debug)]
+pub struct FaultyBlob<S> {
+    source: S,
+    fault: Fault,
+    fail_at: AtomicU64,
+    reads: AtomicU64,
+}
+
+impl<S: ReadAt> FaultyBlob<S> {
+    /// Spoils read number `fail_at`, counted from 0. `u64::MAX` spoils none.
+    pub fn new(source: S, fault: Fault, fail_at: u64) -> Self {
+        Self {
+            source,
+            fault,
+            fail_at: AtomicU64::new(fail_at),
+            reads: AtomicU64::new(0),
+        }
+    }
+
+    /// How many reads there have been.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Spoils the read that is `after` reads away from now.
+    pub fn arm(&self, after: u64) {
+        self.fail_at.store(self.reads() + after, Ordering::Relaxed);
+    }
+}
+
+impl<S: ReadAt> ReadAt for FaultyBlob<S> {
+    fn len_bytes(&self) -> u64 {
+        self.source.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        let read = self.reads.fetch_add(1, Ordering::Relaxed);
+        let spoiled = read == self.fail_at.load(Ordering::Relaxed);
+        if spoiled && self.fault == Fault::Io {
+            let cause = io::Error::other("injected fault");
+            return Err(ReadError::new(ReadErrorKind::Io, offset).with_source(cause));
+        }
+        self.source.read_exact_at(buf, offset)?;
+        if let Some(first) = buf.first_mut().filter(|_| spoiled) {
+            *first ^= 0x10;
+        }
+        Ok(())
+    }
+}
+
+/// `len` reproducible bytes without pattern, from the SplitMix64 generator.
+#[must_use]
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (word ^ (word >> 31)).to_le_bytes()
+    });
+    words.flatten().take(len).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryBlob, Window};
+
+    #[test]
+    fn memory_blob_and_window_conform() {
+        let bytes = noise(9000, 1);
+        let blob = MemoryBlob::new(bytes.clone());
+        conformance(&blob, &bytes);
+        conformance(&Window::whole(&blob), &bytes);
+        conformance(&Window::new(&blob, 100, 8000).unwrap(), &bytes[100..8100]);
+    }
+
+    #[test]
+    fn window_outside_its_source_is_refused() {
+        let blob = MemoryBlob::new(vec![0; 100]);
+        for (start, len_bytes) in [(0, 101), (100, 1), (101, 0), (u64::MAX, 2), (1, u64::MAX)] {
+            assert!(
+                Window::new(&blob, start, len_bytes).is_err(),
+                "{start} {len_bytes}"
+            );
+        }
+        assert!(Window::new(&blob, 100, 0).is_ok());
+    }
+
+    #[test]
+    fn faulty_blob_spoils_exactly_one_read() {
+        let blob = FaultyBlob::new(MemoryBlob::new(vec![0; 10]), Fault::Io, 1);
+        let mut buf = [0; 4];
+        assert!(blob.read_exact_at(&mut buf, 0).is_ok());
+        assert!(blob.read_exact_at(&mut buf, 0).is_err());
+        assert!(blob.read_exact_at(&mut buf, 0).is_ok());
+        assert_eq!(blob.reads(), 3);
+        let blob = FaultyBlob::new(MemoryBlob::new(vec![0; 10]), Fault::BitFlip, 0);
+        blob.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(buf, [0x10, 0, 0, 0]);
+    }
+}

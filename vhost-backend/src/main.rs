@@ -1,0 +1,2 @@
+//! `vbd-vhost`.
+fn main() {}
