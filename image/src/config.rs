@@ -1,0 +1,320 @@
+//! containerd's `config.v1.json`: which layers make an image.
+//!
+//! The overlaybd snapshotter writes one such file for each snapshot. Only what concerns local, read-only layers
+//! is used; keys that are unknown are passed over, as every reader of this file does. Whatever would change the
+//! content of the disk and is not supported is refused by name.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// A configuration of 255 layers is about 100 KB; this leaves room for long paths and unknown keys.
+const MAX_CONFIG_LEN_BYTES: u64 = 4 << 20;
+
+/// Where the file of a layer may lie inside its directory, in the order they are tried.
+const LAYER_FILE_NAMES: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.sealed"];
+
+/// The layers an image configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// Paths of the layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// Keys that were present and have no effect here, worth a line in a log.
+    pub notes: Vec<String>,
+}
+
+/// Why an image configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read it")]
+    Read(#[source] io::Error),
+    /// It is larger than any honest configuration.
+    #[error(
+        "is larger than {MAX_CONFIG_LEN_BYTES} bytes, the most an image configuration may have"
+    )]
+    TooLarge,
+    /// It is not the JSON that is expected.
+    #[error("is not a valid image configuration")]
+    Json(#[source] serde_json::Error),
+    /// It names no layer.
+    #[error("names no layer: `lowers` is empty")]
+    NoLayers,
+    /// The image has a writable layer.
+    #[error("has a writable `upper` layer: only read-only images can be served")]
+    Writable,
+    /// A layer of the turboOCI kind.
+    #[error("lowers[{position}]: `{key}` is set: turboOCI layers are not supported")]
+    TurboOci {
+        /// Position in `lowers`.
+        position: usize,
+        /// The key that says so.
+        key: &'static str,
+    },
+    /// A layer that is not on this machine.
+    #[error("lowers[{position}]: {place}: remote layers are not supported, fetch the blob first")]
+    Remote {
+        /// Position in `lowers`.
+        position: usize,
+        /// Where it was looked for, and its digest.
+        place: String,
+    },
+    /// A layer without any hint where it is.
+    #[error("lowers[{position}]: neither `file` nor `dir` nor `digest` is set")]
+    Nowhere {
+        /// Position in `lowers`.
+        position: usize,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    lowers: Option<Vec<RawLower>>,
+    #[serde(default)]
+    upper: Option<RawUpper>,
+    #[serde(default)]
+    acceleration_layer: Option<bool>,
+    #[serde(default)]
+    record_trace_path: Option<String>,
+    #[serde(default)]
+    result_file: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLower {
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    dir: Option<String>,
+    #[serde(default)]
+    digest: Option<String>,
+    #[serde(default)]
+    target_file: Option<String>,
+    #[serde(default)]
+    target_digest: Option<String>,
+    #[serde(default)]
+    gzip_index: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawUpper {
+    #[serde(default)]
+    index: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+}
+
+impl ImageConfig {
+    /// Reads the configuration at `path`. Relative layer paths count from the directory it lies in.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, is not a configuration, or asks for what is not supported.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut text = Vec::new();
+        let file = File::open(path).map_err(ConfigError::Read)?;
+        file.take(MAX_CONFIG_LEN_BYTES + 1)
+            .read_to_end(&mut text)
+            .map_err(ConfigError::Read)?;
+        if text.len() as u64 > MAX_CONFIG_LEN_BYTES {
+            return Err(ConfigError::TooLarge);
+        }
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Parses the text of a configuration whose relative paths count from `base`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ImageConfig::load`].
+    pub fn parse(text: &[u8], base: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = serde_json::from_slice(text).map_err(ConfigError::Json)?;
+        if raw
+            .upper
+            .is_some_and(|upper| given(upper.index).is_some() && given(upper.data).is_some())
+        {
+            return Err(ConfigError::Writable);
+        }
+        let mut lowers = raw.lowers.unwrap_or_default();
+        let mut notes = Vec::new();
+        if raw.acceleration_layer == Some(true) && lowers.pop().is_some() {
+            notes.push(
+                "the last lower is an acceleration layer: left out, its trace is not replayed"
+                    .to_owned(),
+            );
+        }
+        if given(raw.record_trace_path).is_some() {
+            notes.push(
+                "`recordTracePath` has no effect: traces are neither recorded nor replayed"
+                    .to_owned(),
+            );
+        }
+        if given(raw.result_file).is_some() {
+            notes.push(
+                "`resultFile` is not written: success is the socket, failure the exit status"
+                    .to_owned(),
+            );
+        }
+        if lowers.is_empty() {
+            return Err(ConfigError::NoLayers);
+        }
+        let locate = |(position, lower)| locate_layer(position, lower, base);
+        let layers = lowers
+            .into_iter()
+            .enumerate()
+            .map(locate)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { layers, notes })
+    }
+}
+
+/// A string that is present and not empty; writers of this file use both ways to say "none".
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
+}
+
+fn locate_layer(position: usize, lower: RawLower, base: &Path) -> Result<PathBuf, ConfigError> {
+    let turbo = [
+        ("targetFile", lower.target_file),
+        ("targetDigest", lower.target_digest),
+        ("gzipIndex", lower.gzip_index),
+    ];
+    for (key, value) in turbo {
+        if given(value).is_some() {
+            return Err(ConfigError::TurboOci { position, key });
+        }
+    }
+    // A stated file is final: falling back to something else would serve another layer than was asked for.
+    if let Some(file) = given(lower.file) {
+        return Ok(base.join(file));
+    }
+    let dir = given(lower.dir);
+    if let Some(dir) = &dir {
+        let candidates = LAYER_FILE_NAMES
+            .iter()
+            .map(|name| base.join(dir).join(name));
+        if let Some(found) = candidates.into_iter().find(|path| path.exists()) {
+            return Ok(found);
+        }
+    }
+    let place = match (dir, given(lower.digest)) {
+        (None, None) => return Err(ConfigError::Nowhere { position }),
+        (Some(dir), digest) => {
+            let digest = digest.map_or_else(String::new, |digest| format!(" of {digest}"));
+            format!("no {} in `dir` {dir}{digest}", LAYER_FILE_NAMES.join(", "))
+        }
+        (None, Some(digest)) => format!("only `digest` {digest} is set"),
+    };
+    Err(ConfigError::Remote { position, place })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ImageConfig, ConfigError> {
+        ImageConfig::parse(json.as_bytes(), Path::new("/images"))
+    }
+
+    #[test]
+    fn files_and_directories_are_found_lowest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer_dir = dir.path().join("fs");
+        std::fs::create_dir(&layer_dir).unwrap();
+        std::fs::write(layer_dir.join("overlaybd.sealed"), b"").unwrap();
+        let json = format!(
+            r#"{{"repoBlobUrl":"https://r/v2/x/blobs","unknown":{{"a":[1]}},"upper":{{"index":"","data":""}},
+                "lowers":[{{"file":"/a/base"}},{{"file":"rel","digest":"sha256:00","size":7}},
+                          {{"file":"","dir":{0:?}}}]}}"#,
+            layer_dir
+        );
+        let config = parse(&json).unwrap();
+        let sealed = layer_dir.join("overlaybd.sealed");
+        assert_eq!(
+            config.layers,
+            [Path::new("/a/base"), Path::new("/images/rel"), &sealed]
+        );
+        assert!(config.notes.is_empty());
+        // A committed layer is preferred to a sealed one.
+        std::fs::write(layer_dir.join("overlaybd.commit"), b"").unwrap();
+        assert_eq!(
+            parse(&json).unwrap().layers[2],
+            layer_dir.join("overlaybd.commit")
+        );
+    }
+
+    #[test]
+    fn acceleration_layer_is_left_out_and_said_so() {
+        let config = parse(
+            r#"{"lowers":[{"file":"/a"},{"dir":"/t"}],"accelerationLayer":true,"resultFile":"/r"}"#,
+        );
+        let config = config.unwrap();
+        assert_eq!(config.layers, [Path::new("/a")]);
+        assert_eq!(config.notes.len(), 2);
+        let only = parse(r#"{"lowers":[{"dir":"/t"}],"accelerationLayer":true}"#);
+        assert!(matches!(only, Err(ConfigError::NoLayers)));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (json, expected) in [
+            (
+                r#"{"lowers":[{"digest":"sha256:ab"}]}"#,
+                "lowers[0]: only `digest` sha256:ab is set: remote layers",
+            ),
+            (
+                r#"{"lowers":[{"file":"/a"},{"dir":"/no-such","digest":"sha256:ab"}]}"#,
+                "lowers[1]: no overlaybd.commit",
+            ),
+            (
+                r#"{"lowers":[{"file":"/a","targetFile":"/t"}]}"#,
+                "lowers[0]: `targetFile` is set: turboOCI",
+            ),
+            (
+                r#"{"lowers":[{"file":"/a","targetDigest":"sha256:1"}]}"#,
+                "lowers[0]: `targetDigest` is set: turboOCI",
+            ),
+            (
+                r#"{"lowers":[{"file":"/a","gzipIndex":"/g"}]}"#,
+                "lowers[0]: `gzipIndex` is set: turboOCI",
+            ),
+            (
+                r#"{"lowers":[{"file":"/a"}],"upper":{"index":"/i","data":"/d"}}"#,
+                "has a writable `upper`",
+            ),
+            (r#"{"lowers":[{}]}"#, "lowers[0]: neither"),
+            (r#"{"lowers":[]}"#, "names no layer"),
+            (r#"{"lowers":null}"#, "names no layer"),
+            (r"{}", "names no layer"),
+            (
+                r#"{"lowers":[{"file":7}]}"#,
+                "is not a valid image configuration",
+            ),
+            (r#"{"lowers":"#, "is not a valid image configuration"),
+            ("", "is not a valid image configuration"),
+        ] {
+            let error = parse(json).expect_err(json).to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn oversized_file_is_refused_before_it_is_parsed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MAX_CONFIG_LEN_BYTES + 1).unwrap();
+        assert!(matches!(
+            ImageConfig::load(file.path()),
+            Err(ConfigError::TooLarge)
+        ));
+        assert!(matches!(
+            ImageConfig::load(Path::new("/no/such")),
+            Err(ConfigError::Read(_))
+        ));
+    }
+}

@@ -1,0 +1,77 @@
+//! The bytes of one layer, whatever they are packed in.
+
+use blob::{ReadAt, ReadError, Window};
+use zfile::{Scratch, ZFile};
+
+/// Where a layer's bytes come from in the end: a file, a block device, or what a test puts there.
+pub(crate) type Bytes = Box<dyn ReadAt>;
+
+/// The LSMT stream of one layer.
+///
+/// A closed set on purpose: a new packing is one more arm here and nothing elsewhere.
+pub enum Source {
+    /// Stored as it is.
+    Plain(Window<Bytes>),
+    /// Inside a ZFile.
+    Compressed(Box<ZFile<Window<Bytes>>>),
+}
+
+/// How a layer is packed, for people and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// Whether a tar header stands before it.
+    pub tar: bool,
+    /// The compression, if there is one.
+    pub compression: Option<zfile::Algorithm>,
+}
+
+impl Source {
+    /// The same as [`ReadAt::read_exact_at`], with the calling thread's buffers.
+    pub(crate) fn read_exact_at_with(
+        &self,
+        scratch: &mut Scratch,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> Result<(), ReadError> {
+        match self {
+            Self::Plain(window) => window.read_exact_at(buf, offset),
+            Self::Compressed(zfile) => zfile.read_exact_at_with(scratch, buf, offset),
+        }
+    }
+
+    /// How the layer is packed.
+    #[must_use]
+    pub fn packing(&self) -> Packing {
+        match self {
+            Self::Plain(window) => Packing {
+                tar: window.start() > 0,
+                compression: None,
+            },
+            Self::Compressed(zfile) => Packing {
+                tar: zfile.source().start() > 0,
+                compression: Some(zfile.info().algorithm),
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source")
+            .field("packing", &self.packing())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReadAt for Source {
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(window) => window.len_bytes(),
+            Self::Compressed(zfile) => zfile.len_bytes(),
+        }
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.read_exact_at_with(&mut Scratch::default(), buf, offset)
+    }
+}
