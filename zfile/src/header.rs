@@ -69,15 +69,15 @@ impl Metadata {
     /// The name of the first field with a meaning that differs between header and trailer.
     pub(crate) fn first_difference(&self, other: &Self) -> Option<&'static str> {
         let (a, b) = (&self.fields, &other.fields);
-        let both_have_digests = self.has_digest() && other.has_digest();
         [
+            ("flags", self.has_digest() != other.has_digest()),
             ("index_offset", a.index_offset != b.index_offset),
             ("index_size", a.index_size != b.index_size),
             (
                 "original_file_size",
                 a.original_file_size != b.original_file_size,
             ),
-            ("index_crc", both_have_digests && a.index_crc != b.index_crc),
+            ("index_crc", self.has_digest() && a.index_crc != b.index_crc),
             ("block_size", a.block_size != b.block_size),
             ("algo", a.algo != b.algo),
             ("use_dict", a.use_dict != b.use_dict),
