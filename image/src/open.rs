@@ -125,7 +125,10 @@ fn check_layer_count(layer_count: usize) -> Result<(), OpenError> {
     let source = match layer_count {
         0 => lsmt::StackError::NoLayers,
         1..=lsmt::MAX_LAYERS => return Ok(()),
-        _ => lsmt::StackError::TooManyLayers { found: layer_count },
+        _ => lsmt::StackError::TooManyLayers {
+            count: layer_count,
+            max: lsmt::MAX_LAYERS,
+        },
     };
     Err(OpenError::Stack {
         layer_count,

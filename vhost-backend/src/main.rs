@@ -1,2 +1,74 @@
-//! `vbd-vhost`.
-fn main() {}
+//! `vbd-vhost`: see `--help`, README.md and docs/operations.md.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::filter::LevelFilter;
+use vhost_backend::args::{Args, LogFormat, LogLevel};
+use vhost_backend::config::{DoorChoice, Failure, FailureKind, Service};
+use vhost_backend::server::{Shutdown, serve};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.print_capabilities {
+        return print_capabilities();
+    }
+    init_log(&args);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            match args.log_format {
+                LogFormat::Json => tracing::error!("{failure}"),
+                // Standard error may be closed; there is nobody else to tell.
+                LogFormat::Text => drop(writeln!(std::io::stderr(), "vbd-vhost: {failure}")),
+            }
+            ExitCode::from(failure.kind.exit_status())
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let kind = |kind| move |error| Failure { kind, error };
+    let door = DoorChoice::choose(args)?;
+    let shutdown = Shutdown::new()
+        .context("wake-up descriptor")
+        .map_err(kind(FailureKind::Environment))?;
+    let service = Service::prepare(args, door, &shutdown)?;
+    shutdown
+        .on_signals()
+        .context("signal handling")
+        .map_err(kind(FailureKind::Environment))?;
+    serve(service.door, &service.device, &shutdown)
+        .context("serving")
+        .map_err(kind(FailureKind::Serving))
+}
+
+fn init_log(args: &Args) {
+    let level = match args.log_level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match args.log_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// What QEMU's backend conventions ask for: one JSON object on standard output.
+fn print_capabilities() -> ExitCode {
+    let capabilities =
+        serde_json::json!({ "type": "block", "features": ["read-only", "blk-file"] });
+    match writeln!(std::io::stdout(), "{capabilities}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FailureKind::Environment.exit_status()),
+    }
+}

@@ -1,0 +1,46 @@
+//! The feature bits on offer. Only what works is offered; every subset of it works.
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_TOPOLOGY,
+};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+
+/// The bit that says vhost-user protocol features can be negotiated.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// Notifications by index.
+pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// Descriptor tables outside the ring.
+pub const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// Virtio features on offer.
+///
+/// FLUSH, DISCARD, WRITE_ZEROES and CONFIG_WCE have no meaning on a read-only disk and are left out.
+/// ACCESS_PLATFORM would need an IOTLB.
+pub const OFFERED_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
+    | EVENT_IDX
+    | INDIRECT_DESC
+    | PROTOCOL_FEATURES
+    | 1 << VIRTIO_BLK_F_RO
+    | 1 << VIRTIO_BLK_F_SEG_MAX
+    | 1 << VIRTIO_BLK_F_BLK_SIZE
+    | 1 << VIRTIO_BLK_F_TOPOLOGY
+    | 1 << VIRTIO_BLK_F_MQ;
+
+/// vhost-user protocol features on offer.
+///
+/// BACKEND_REQ is there because User-mode Linux refuses a backend without it; nothing is ever sent on that
+/// channel. STATUS is left out because it would add nothing the ring messages do not say.
+#[must_use]
+pub fn offered_protocol_features() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::BACKEND_REQ
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::RESET_DEVICE
+}

@@ -1,0 +1,74 @@
+//! What the guest sees: features, configuration space, identity.
+
+mod config_space;
+mod features;
+mod identity;
+
+pub use config_space::{CONFIG_SPACE_LEN_BYTES, ConfigSpace};
+pub use features::{
+    EVENT_IDX, INDIRECT_DESC, OFFERED_FEATURES, PROTOCOL_FEATURES, offered_protocol_features,
+};
+pub use identity::{SERIAL_LEN_BYTES, Serial, SerialError};
+
+use std::sync::Arc;
+
+use image::{Image, Source};
+
+use crate::limits::DeviceLimits;
+
+/// One read-only block device: an open image and how it presents itself. Immutable, shared by all threads.
+#[derive(Debug)]
+pub struct Device {
+    image: Arc<Image>,
+    serial: Serial,
+    config_space: ConfigSpace,
+    limits: DeviceLimits,
+}
+
+impl Device {
+    /// Presents `image`; without a `serial`, one is derived from the content of the stack.
+    #[must_use]
+    pub fn new(image: Arc<Image>, serial: Option<Serial>, limits: DeviceLimits) -> Self {
+        let serial = serial.unwrap_or_else(|| Serial::derived(image.disk().fingerprint()));
+        let blocks = image
+            .disk()
+            .layers()
+            .iter()
+            .map(|layer| match layer.source() {
+                Source::Plain(_) => 0,
+                Source::Compressed(zfile) => zfile.info().block_size_bytes,
+            });
+        let config_space =
+            ConfigSpace::new(image.len_bytes(), &limits, blocks.max().unwrap_or_default());
+        Self {
+            image,
+            serial,
+            config_space,
+            limits,
+        }
+    }
+
+    /// The image behind the device.
+    #[must_use]
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// What GET_ID answers.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// The virtio configuration space.
+    #[must_use]
+    pub fn config_space(&self) -> &ConfigSpace {
+        &self.config_space
+    }
+
+    /// How many queues are offered and how requests are limited.
+    #[must_use]
+    pub fn limits(&self) -> &DeviceLimits {
+        &self.limits
+    }
+}

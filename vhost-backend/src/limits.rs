@@ -1,0 +1,47 @@
+//! Every number a front-end or guest could drive too far, by name and with its reason.
+
+/// Most queues of one device. SET_VRING_KICK has 8 bits for the index, so no front-end can use more.
+pub const MAX_QUEUES: u16 = 256;
+
+/// Queues offered when nobody says otherwise. QEMU asks for one per vCPU and refuses a backend with fewer;
+/// a queue that is never started costs nothing.
+pub const DEFAULT_QUEUES: u16 = MAX_QUEUES;
+
+/// Largest ring that is accepted, in entries: the largest any known front-end uses (QEMU's virtio-mmio).
+pub const MAX_RING_SIZE: u16 = 1024;
+
+/// Ring size that `seg_max` is derived from when nobody says otherwise: the default of QEMU and
+/// cloud-hypervisor. Larger rings are used as they come; a driver that believed in a larger `seg_max` than its
+/// ring has room for would build chains that do not fit.
+pub const DEFAULT_RING_SIZE: u16 = 128;
+
+/// Most descriptors of one request, direct and indirect together. A driver may fill the largest ring.
+pub const MAX_CHAIN_DESCRIPTORS: usize = MAX_RING_SIZE as usize;
+
+/// How much of one request is read before it is delivered, in bytes. Bounds the buffer of a queue thread; larger
+/// requests are answered in pieces of this size.
+pub const MAX_PIECE_LEN_BYTES: usize = 1 << 20;
+
+/// Most memory regions of a guest. QEMU's hot-plug stops at 256 slots.
+pub const MAX_MEMORY_REGIONS: usize = 256;
+
+/// Most log lines a second from what guests or front-ends do, for each queue and session.
+pub const MAX_LOG_LINES_PER_SECOND: u32 = 10;
+
+/// What the operator chose within these limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// Queues offered.
+    pub num_queues: u16,
+    /// Ring size in entries that `seg_max` is derived from.
+    pub queue_size: u16,
+}
+
+impl Default for DeviceLimits {
+    fn default() -> Self {
+        Self {
+            num_queues: DEFAULT_QUEUES,
+            queue_size: DEFAULT_RING_SIZE,
+        }
+    }
+}

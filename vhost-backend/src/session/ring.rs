@@ -1,0 +1,228 @@
+//! One ring as the front-end describes it, and whether it runs.
+//!
+//! A ring runs when the front-end has given it addresses and a kick descriptor and has enabled it. Whatever a
+//! message changes about a running ring is applied with its worker stopped, so a worker never sees half of it.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use vhost_user_backend::VringT;
+use virtio_queue::QueueT;
+use vm_memory::GuestMemoryMmap;
+
+use crate::device::{Device, EVENT_IDX, INDIRECT_DESC};
+use crate::limits::MAX_RING_SIZE;
+use crate::queue::{QueueSetup, Vring, Worker};
+use crate::session::memory::MemoryTable;
+use crate::stats::QueueStats;
+
+/// Where the parts of a ring lie, in the front-end's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingAddresses {
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
+}
+
+/// A ring and what the front-end has said about it.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    index: u16,
+    size: u16,
+    addresses: Option<RingAddresses>,
+    next_avail: u16,
+    kick: Option<Arc<File>>,
+    call: Option<Arc<File>>,
+    error: Option<Arc<File>>,
+    enabled: bool,
+    broken: bool,
+    worker: Option<Worker>,
+    stats: Arc<QueueStats>,
+}
+
+/// What a ring needs from its session to run.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) device: &'a Arc<Device>,
+    pub(crate) memory: &'a MemoryTable,
+    pub(crate) features: u64,
+}
+
+impl Ring {
+    pub(crate) fn new(index: u16) -> Self {
+        Self {
+            index,
+            size: MAX_RING_SIZE,
+            addresses: None,
+            next_avail: 0,
+            kick: None,
+            call: None,
+            error: None,
+            enabled: false,
+            broken: false,
+            worker: None,
+            stats: Arc::new(QueueStats::default()),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<QueueStats> {
+        &self.stats
+    }
+
+    /// The size of the ring in entries: a power of two up to the largest that is accepted.
+    pub(crate) fn set_size(&mut self, size: u32) -> bool {
+        match u16::try_from(size) {
+            Ok(size) if size.is_power_of_two() && size <= MAX_RING_SIZE => self.size = size,
+            _ => return false,
+        }
+        true
+    }
+
+    pub(crate) fn set_addresses(&mut self, addresses: RingAddresses) {
+        self.addresses = Some(addresses);
+    }
+
+    /// A new position means that the driver has set the ring up anew.
+    pub(crate) fn set_next_avail(&mut self, next_avail: u16) {
+        self.next_avail = next_avail;
+        self.broken = false;
+    }
+
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    pub(crate) fn set_kick(&mut self, file: Option<File>) {
+        self.kick = file.map(non_blocking);
+        self.broken = false;
+    }
+
+    pub(crate) fn set_call(&mut self, file: Option<File>) {
+        self.call = file.map(non_blocking);
+    }
+
+    pub(crate) fn set_error(&mut self, file: Option<File>) {
+        self.error = file.map(non_blocking);
+    }
+
+    /// Forgets what the driver set up. The call and error descriptors belong to the front-end and stay: QEMU
+    /// hands them over once and not again after a reset.
+    pub(crate) fn reset(&mut self) {
+        self.stop();
+        let call = self.call.take();
+        let error = self.error.take();
+        let stats = Arc::clone(&self.stats);
+        *self = Self {
+            call,
+            error,
+            stats,
+            ..Self::new(self.index)
+        };
+    }
+
+    /// Stops the ring if it runs. Afterwards nothing of it touches the guest.
+    pub(crate) fn stop(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            let stopped = worker.stop();
+            self.next_avail = stopped.next_avail;
+            self.broken = stopped.broken;
+        }
+    }
+
+    /// Ends the ring's run as GET_VRING_BASE asks: it starts again only with a new kick descriptor.
+    pub(crate) fn stop_until_next_kick(&mut self) -> u16 {
+        self.stop();
+        self.kick = None;
+        self.next_avail
+    }
+
+    /// Starts the ring if it is complete, enabled, whole and not running.
+    pub(crate) fn start_if_ready(&mut self, surroundings: &Surroundings<'_>) {
+        let (Some(addresses), Some(kick), true, false, None) = (
+            self.addresses,
+            &self.kick,
+            self.enabled,
+            self.broken,
+            &self.worker,
+        ) else {
+            return;
+        };
+        let Some(vring) = self.build(addresses, kick, surroundings) else {
+            tracing::error!(
+                "queue {}: its ring does not lie in guest memory: not started",
+                self.index
+            );
+            self.tell_error();
+            self.broken = true;
+            return;
+        };
+        let setup = QueueSetup {
+            index: self.index,
+            vring,
+            memory: Arc::clone(surroundings.memory.memory()),
+            device: Arc::clone(surroundings.device),
+            indirect: surroundings.features & INDIRECT_DESC != 0,
+            stats: Arc::clone(&self.stats),
+            error_notifier: self.error.clone(),
+        };
+        match Worker::start(setup) {
+            Ok(worker) => self.worker = Some(worker),
+            Err(error) => {
+                tracing::error!(
+                    "queue {}: {}",
+                    self.index,
+                    crate::request::chain_text(&error)
+                );
+                self.tell_error();
+                self.broken = true;
+            }
+        }
+    }
+
+    /// The ring as its worker will own it. `None` when an address is not the guest's, not aligned, or the
+    /// descriptors cannot be duplicated.
+    fn build(
+        &self,
+        at: RingAddresses,
+        kick: &Arc<File>,
+        surroundings: &Surroundings<'_>,
+    ) -> Option<Vring> {
+        let memory = surroundings.memory;
+        let descriptors = memory.guest_address(at.descriptors)?;
+        let available = memory.guest_address(at.available)?;
+        let used = memory.guest_address(at.used)?;
+        let vring: Vring = Vring::new(
+            Arc::<GuestMemoryMmap>::clone(memory.memory()),
+            MAX_RING_SIZE,
+        )
+        .ok()?;
+        vring.set_queue_size(self.size);
+        vring.set_queue_info(descriptors, available, used).ok()?;
+        vring.set_queue_next_avail(self.next_avail);
+        vring.set_queue_event_idx(surroundings.features & EVENT_IDX != 0);
+        vring.set_queue_ready(true);
+        vring.set_kick(Some(kick.try_clone().ok()?));
+        let call = self
+            .call
+            .as_ref()
+            .map(|call| call.try_clone())
+            .transpose()
+            .ok()?;
+        vring.set_call(call);
+        let size_taken = vring.get_ref().get_queue().size() == self.size;
+        size_taken.then_some(vring)
+    }
+
+    fn tell_error(&self) {
+        if let Some(error) = &self.error {
+            let _told = rustix::io::write(error, &1_u64.to_le_bytes());
+        }
+    }
+}
+
+/// A descriptor from outside must never make a thread wait: an empty kick and a full call are answered at once.
+fn non_blocking(file: File) -> Arc<File> {
+    let flags = rustix::fs::fcntl_getfl(&file).unwrap_or(OFlags::empty());
+    let _set = rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK);
+    Arc::new(file)
+}
