@@ -72,6 +72,7 @@ pub(crate) const PORTABLE_PAYLOAD_MAX_BYTES: usize = 65_532;
 #[repr(C)]
 pub(crate) struct RawFields {
     pub(crate) magic: [u8; MAGIC_LEN_BYTES],
+    /// 96 in everything written. Readers never looked at it, and nothing depends on it.
     pub(crate) size: U32,
     /// CRC over all 512 bytes, with this field zero.
     pub(crate) digest: U32,
@@ -85,6 +86,7 @@ pub(crate) struct RawFields {
     pub(crate) reserved_68: U32,
     pub(crate) block_size: U32,
     pub(crate) algo: u8,
+    /// 0 in everything written, and of no use to a decoder.
     pub(crate) level: u8,
     pub(crate) use_dict: u8,
     pub(crate) reserved_79: u8,

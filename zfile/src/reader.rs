@@ -27,7 +27,7 @@ pub struct ZFile<S> {
     table: JumpTable,
 }
 
-/// Buffers that a thread keeps from one read to the next: at most about 1.2 MiB.
+/// Buffers that a thread keeps from one read to the next: at most about 1.3 MiB.
 #[derive(Debug, Default)]
 pub struct Scratch {
     stored: Vec<u8>,

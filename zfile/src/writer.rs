@@ -189,8 +189,7 @@ impl<W: Write> Writer<W> {
     where
         W: OverwriteHead,
     {
-        self.write_end()?;
-        let index_crc = raw_crc32c(METADATA_SEED, &self.index);
+        let index_crc = self.write_end()?;
         let header: [u8; HEADER_LEN_BYTES] =
             zerocopy::transmute!(self.metadata(FINAL_HEADER_FLAGS, Some(index_crc)));
         self.out.overwrite_head(&header).map_err(WriteError::Io)?;
@@ -251,8 +250,8 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes everything behind the last full block.
-    fn write_end(&mut self) -> Result<(), WriteError> {
+    /// Writes everything behind the last full block and returns the checksum of the jump table.
+    fn write_end(&mut self) -> Result<u32, WriteError> {
         if self.broken {
             return Err(WriteError::Broken);
         }
@@ -268,7 +267,8 @@ impl<W: Write> Writer<W> {
         self.out
             .write_all(trailer.as_bytes())
             .map_err(WriteError::Io)?;
-        self.out.flush().map_err(WriteError::Io)
+        self.out.flush().map_err(WriteError::Io)?;
+        Ok(index_crc)
     }
 
     /// A header or trailer. With a jump table checksum it declares the file as written so far.

@@ -1,4 +1,5 @@
 //! The compression algorithms. The set is closed by the format, so this is an enum and not a trait.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub(crate) mod lz4;
 pub(crate) mod zstd;

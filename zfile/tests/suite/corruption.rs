@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use blob::test_util::noise;
+use proptest::prelude::*;
 use zfile::{Corruption, Feature, OpenError, Warning, WriterOptions, is_zfile};
 
 use crate::support::{
@@ -416,4 +417,70 @@ fn magic_is_recognised_by_24_bytes() {
     let file = sound(TrailerOnly);
     assert!(is_zfile(&file) && is_zfile(&file[..24]));
     assert!(!is_zfile(&file[..23]) && !is_zfile(b"") && !is_zfile(&[0; 512]));
+}
+
+/// A value for a field: one that means something to some check, or any.
+fn values() -> impl Strategy<Value = u64> {
+    let near = prop::sample::select(vec![
+        0,
+        1,
+        2,
+        4,
+        512,
+        4096,
+        10_000,
+        65_536,
+        1 << 31,
+        1 << 32,
+        1 << 63,
+    ]);
+    prop_oneof![
+        (near, -2..=2_i64).prop_map(|(value, by): (u64, i64)| value.wrapping_add_signed(by)),
+        0..20_000_u64,
+        any::<u64>(),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_fields_with_right_checksums_never_panic(
+        overwritten in any::<bool>(),
+        undigested in any::<bool>(),
+        fields in prop::collection::vec((0..8_usize, values()), 1..4),
+        entries in prop::collection::vec((0..3_usize, values()), 0..3),
+    ) {
+        let form = if overwritten { Overwritten } else { TrailerOnly };
+        let mut file = sound(form);
+        let (at, index) = (believed(&file, form), index_offset(&file));
+        if undigested {
+            file[at + FLAGS] &= !0x10;
+        }
+        for (field, value) in fields {
+            let [low, ..] = value.to_le_bytes();
+            let half = u32::try_from(value & 0xFFFF_FFFF).unwrap();
+            match field {
+                0 => put_u64(&mut file, at + INDEX_OFFSET, value),
+                1 => put_u64(&mut file, at + INDEX_SIZE, value),
+                2 => put_u64(&mut file, at + ORIGINAL_SIZE, value),
+                3 => put_u32(&mut file, at + BLOCK_SIZE, half),
+                4 => file[at + ALGO] = low % 4,
+                5 => file[at + VERIFY] = low % 3,
+                6 => put_u32(&mut file, at + DICT_SIZE, half),
+                _ => put_u64(&mut file, at + FLAGS, value),
+            }
+        }
+        for (entry, value) in entries {
+            put_u32(&mut file, index + 4 * entry, u32::try_from(value & 0xFFFF_FFFF).unwrap());
+        }
+        fix_checksums(&mut file);
+        if let Ok(zfile) = open(&file) {
+            // Three blocks are all there is room for, whatever the fields say.
+            prop_assert!(zfile.info().original_len_bytes <= 3 * 65_536);
+            if let Ok(found) = read_all(&zfile) {
+                prop_assert!(found == content());
+            }
+        }
+    }
 }

@@ -286,3 +286,28 @@ fn writer_that_failed_once_stays_failed() {
         }
     }
 }
+
+#[test]
+fn threads_share_a_file_each_with_its_own_scratch() {
+    let content = mixed(500_000, 10);
+    let options = WriterOptions {
+        algorithm: Algorithm::Zstd,
+        ..WriterOptions::default()
+    };
+    let zfile = open(&write(&options, Form::Overwritten, &content)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (zfile, content) = (&zfile, &content);
+            let mut scratch = Scratch::default();
+            scope.spawn(move || {
+                let mut found = vec![0; 10_000];
+                for offset in (thread * 1000..490_000).step_by(7777) {
+                    zfile
+                        .read_exact_at_with(&mut scratch, &mut found, offset as u64)
+                        .unwrap();
+                    assert!(found == content[offset..][..10_000]);
+                }
+            });
+        }
+    });
+}
