@@ -162,6 +162,14 @@ fn segments_beyond_the_limit_are_refused_while_producing() {
             Err(StackError::TooManySegments { max })
         );
     }
+    // A result on the way counts too, even if a layer above would hide all of it.
+    let mut hidden = layers();
+    hidden.push(layer(2, &[(0, 9, 8, true)]));
+    assert_eq!(merge(hidden.clone(), 3).unwrap().len(), 1);
+    assert_eq!(
+        merge(hidden, 2),
+        Err(StackError::TooManySegments { max: 2 })
+    );
     let alone = vec![layer(0, &[(0, 1, 8, false), (1, 1, 9, false)])];
     assert_eq!(merge(alone, 1), Err(StackError::TooManySegments { max: 1 }));
 }
