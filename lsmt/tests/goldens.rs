@@ -13,7 +13,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use blob::{FileBlob, ReadAt};
-use lsmt::{Disk, Feature, HeaderForm, Kind, Layer, OpenError, probe};
+use lsmt::{Disk, Feature, HeaderForm, Kind, Layer, OpenError, Uuid, Writer, WriterOptions, probe};
 use sha2::{Digest, Sha256};
 
 /// The folder of one set, if there is one.
@@ -105,6 +105,57 @@ fn layer_sealed_in_place_reads_like_the_reference() {
 #[test]
 fn disk_of_odd_size_reads_like_the_reference() {
     reads_like_the_reference("A-tiny-2-odd-vsize", HeaderForm::Committed);
+}
+
+/// Writes the records of a committed layer again, one by one.
+fn rewritten(bytes: &[u8], layer: &Layer<FileBlob>) -> Vec<u8> {
+    let info = layer.info();
+    let options = WriterOptions {
+        virtual_size_bytes: info.virtual_size_bytes,
+        uuid: Uuid::from_text(*info.uuid.as_bytes().first_chunk().unwrap()),
+        parent_uuid: Uuid::from_text(*info.parent_uuid.as_bytes().first_chunk().unwrap()),
+        user_tag: info.user_tag.clone(),
+        avoid_empty_index: false,
+    };
+    let mut writer = Writer::new(Vec::new(), &options).unwrap();
+    let index = &bytes[usize::try_from(info.index_offset).unwrap()..];
+    for record in index.chunks_exact(16).take(info.segment_count) {
+        let word = |at: usize| u64::from_le_bytes(*record[at..].first_chunk().unwrap());
+        let (first, len) = (word(0) & ((1 << 50) - 1), word(0) >> 50);
+        if word(8) >> 55 & 1 == 1 {
+            writer.zeroed(first, len).unwrap();
+        } else {
+            let mapped = usize::try_from(word(8) & ((1 << 55) - 1)).unwrap() * 512;
+            let data = &bytes[mapped..mapped + usize::try_from(len).unwrap() * 512];
+            writer.data(first, data).unwrap();
+        }
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+fn committed_layers_are_written_again_byte_for_byte() {
+    let mut same = 0;
+    for name in [
+        "A-tiny-2-odd-vsize",
+        "D-uncompressed-mixed",
+        "I-many-layers-255",
+    ] {
+        let Some(set) = set(name) else { return };
+        for entry in fs::read_dir(set).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "lsmt") {
+                continue;
+            }
+            let layer = open(path.clone()).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            if layer.info().header_form == HeaderForm::Committed {
+                let bytes = fs::read(&path).unwrap();
+                assert!(rewritten(&bytes, &layer) == bytes, "{}", path.display());
+                same += 1;
+            }
+        }
+    }
+    assert!(same > 3, "{same} committed layers");
 }
 
 #[test]
