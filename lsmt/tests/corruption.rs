@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use blob::{MemoryBlob, ReadAt};
 use lsmt::test_util::{Run, sealed_in_place};
 use lsmt::{
-    Corruption, Disk, Extent, Feature, Kind, Layer, LayerInfo, OpenError, Part, StackError,
-    Warning, Writer, WriterOptions, probe,
+    Corruption, Disk, Extent, Feature, HeaderForm, Kind, Layer, LayerInfo, OpenError, Part,
+    StackError, Warning, Writer, WriterOptions, probe,
 };
 
 const FLAGS: usize = 28;
@@ -381,6 +381,10 @@ fn what_the_format_permits_is_not_refused() {
     }
     assert!(info(record_at(2, 10 | (4 << 50), 12 | (77 << 56))).tags_present);
     assert_eq!(info(record_at(1, u64::MAX, u64::MAX)).segment_count, 2);
+    let form = |flags| info(with(&[(FLAGS, &[flags])])).header_form;
+    assert_eq!(form(0x07), HeaderForm::Committed);
+    assert_eq!(form(0x03), HeaderForm::SealedInPlace);
+    assert_eq!(form(0x13), HeaderForm::SealedSparse);
 }
 
 #[test]

@@ -273,21 +273,39 @@ impl io::Write for Full {
         Ok(taken)
     }
 
+    /// Fails where the room was exactly enough for what was written, and no byte more.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self.room {
+            0 => Err(io::Error::other("cannot flush")),
+            _ => Ok(()),
+        }
     }
 }
 
 #[test]
 fn output_that_fails_is_an_error_wherever_it_happens() {
     let whole = 4096 + 512 + 4096 + 4096;
-    for room in [0, 4095, 4096, 4607, 4608, 8703, 8704, whole - 1, whole] {
+    for room in [
+        0,
+        4095,
+        4096,
+        4607,
+        4608,
+        8703,
+        8704,
+        whole - 1,
+        whole,
+        whole + 1,
+    ] {
         let result = Writer::new(Full { room }, &sized(512))
             .and_then(|mut w| w.data(0, &[1; 512]).map(|()| w))
             .and_then(Writer::finish);
         match result {
-            Ok(_) => assert_eq!(room, whole),
-            Err(error) => assert!(matches!(error, WriteError::Io(_)) && room < whole, "{room}"),
+            Ok(_) => assert_eq!(room, whole + 1),
+            Err(error) => assert!(
+                matches!(error, WriteError::Io(_)) && room <= whole,
+                "{room}"
+            ),
         }
     }
 }
