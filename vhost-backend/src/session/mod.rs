@@ -13,7 +13,7 @@ mod messages;
 mod ring;
 
 pub use memory::MemoryError;
-pub use messages::serve;
+pub use messages::{End, serve};
 
 use std::sync::Arc;
 

@@ -1,0 +1,4 @@
+//! The device behind its socket: one file for each promise.
+
+mod requests;
+mod support;
