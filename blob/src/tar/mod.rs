@@ -11,6 +11,10 @@
 //! the payload can never be taken from the wrong place.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+mod write;
+
+pub use write::{wrap_header, wrap_trailer_len_bytes};
+
 use crate::{ReadAt, ReadError};
 
 /// Unit of everything in a tar file, in bytes.
