@@ -1,0 +1,99 @@
+//! QEMU as the front-end. Always the emulator (`tcg`): it runs everywhere and is what was found reliable;
+//! Linux only on `q35`, because its early boot on `microvm` hangs now and then under emulation.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::artifacts;
+use crate::initrd;
+use crate::linux::Boot;
+use crate::process::Process;
+use crate::requirement::program;
+
+/// The machine a bare-metal guest runs on, which decides how it finds the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// A PC: the disk is on PCI, and the BIOS has used it before the guest starts.
+    Q35,
+    /// A minimal machine: the disk is on virtio-mmio.
+    MicroVm,
+}
+
+/// A command with all that every guest here has: shared memory, one serial line, the socket.
+fn command(socket: &Path, machine: &str, memory: &str) -> Result<Command> {
+    let mut command = Command::new(program("qemu-system-x86_64")?);
+    let socket = socket.display();
+    command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-reboot"]);
+    command.args(["-display", "none", "-serial", "stdio", "-m", memory]);
+    command.args([
+        "-object",
+        &format!("memory-backend-memfd,id=memory,size={memory},share=on"),
+    ]);
+    command.args(["-machine", &format!("{machine},memory-backend=memory")]);
+    command.args(["-chardev", &format!("socket,id=disk,path={socket}")]);
+    command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    Ok(command)
+}
+
+/// Boots Linux on `q35`, with one queue per processor.
+///
+/// # Errors
+///
+/// [`Missing`](crate::requirement::Missing) if QEMU or an artifact is not there; otherwise an I/O error.
+pub fn linux(socket: &Path, boot: &Boot, scratch: &Path) -> Result<Process> {
+    let initrd = initrd::write(&scratch.join("qemu.cpio"), "modules", initrd::QEMU_MODULES)?;
+    let mut command = command(socket, "q35", "256M")?;
+    let queues = boot.queues;
+    command.args(["-smp", &queues.to_string()]);
+    command.args([
+        "-device",
+        &format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
+    ]);
+    command.arg("-kernel").arg(artifacts::provided("vmlinuz")?);
+    command.arg("-initrd").arg(initrd);
+    command
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 {}", boot.arguments()));
+    Process::spawn("qemu (Linux)", &mut command)
+}
+
+/// Starts the bare-metal guest with these options.
+///
+/// # Errors
+///
+/// [`Missing`](crate::requirement::Missing) if QEMU or a compiler is not there; otherwise an I/O error.
+pub fn bare_metal(socket: &Path, machine: Machine, options: &str) -> Result<Process> {
+    let (machine, device) = match machine {
+        Machine::Q35 => ("q35", "vhost-user-blk-pci"),
+        Machine::MicroVm => (
+            "microvm,pic=off,pit=off,rtc=off,isa-serial=on",
+            "vhost-user-blk",
+        ),
+    };
+    let mut command = command(socket, machine, "64M")?;
+    // Where the device is on virtio-mmio: version 2 of it, not the legacy one.
+    command.args(["-global", "virtio-mmio.force-legacy=false"]);
+    command.args([
+        "-device",
+        &format!("{device},chardev=disk,num-queues={}", crate::daemon::QUEUES),
+    ]);
+    command.arg("-kernel").arg(artifacts::bare_metal_guest()?);
+    command.args(["-append", &format!("vgx={options}")]);
+    Process::spawn("qemu (vgx)", &mut command)
+}
+
+/// Lets the BIOS (SeaBIOS) boot from the disk.
+///
+/// # Errors
+///
+/// [`Missing`](crate::requirement::Missing) if QEMU is not there; otherwise an I/O error.
+pub fn firmware(socket: &Path) -> Result<Process> {
+    let mut command = command(socket, "q35", "64M")?;
+    command.args([
+        "-device",
+        "vhost-user-blk-pci,chardev=disk,num-queues=1,bootindex=0",
+    ]);
+    Process::spawn("qemu (BIOS)", &mut command)
+}
