@@ -83,6 +83,9 @@ static int ask(struct request *r, u32 type, u64 sector, u8 *data, u32 length, u3
     return await(&queues[0], r, PATIENCE) ? 1 : -1;
 }
 
+/* Whether a request of three pieces must be indirect, for want of room in the ring. */
+static int cramped(void) { return queues[0].size < 3 && indirect_allowed; }
+
 static void report(const char *name, const char *how, const struct request *r, int answered, const char *data)
 {
     if (answered < 0)
@@ -114,7 +117,7 @@ static void report_facts(void)
         config(26, 2), config(28, 4));
     say("queues %u ring=%u", (u64)queue_count, (u64)queues[0].size);
     memset(id, POISON, 32);
-    int answered = ask(r, GET_ID, 0, id, 20, 1, &PLAIN, 0);
+    int answered = ask(r, GET_ID, 0, id, 20, 1, &PLAIN, cramped());
     int intact = id[20] == POISON;
     id[20] = 0;
     report("get_id", "", r, answered, intact ? "ok" : "bad");
@@ -168,7 +171,7 @@ static void read_disk(void)
 
 static int read_reference(u8 *to)
 {
-    return ask(&requests[1], IN, reference_at, to, REFERENCE, 1, &PLAIN, 0) > 0 && !*requests[1].status;
+    return ask(&requests[1], IN, reference_at, to, REFERENCE, 1, &PLAIN, cramped()) > 0 && !*requests[1].status;
 }
 
 static const char *still_there(void)
@@ -185,7 +188,7 @@ static void refuse(const char *name, u32 type, u64 sector, u32 length, u32 writa
         *(u64 *)data = reference_at;
         ((u32 *)data)[2] = REFERENCE_SECTORS;
     }
-    int answered = ask(r, type, sector, data, length, writable, &PLAIN, 0);
+    int answered = ask(r, type, sector, data, length, writable, &PLAIN, cramped());
     report(name, "", r, answered, still_there());
 }
 

@@ -29,7 +29,7 @@ fn the_bios_boots_from_the_disk_and_reads_all_of_it_twice_on_one_backend() -> an
         let stack = stack::build(dir.path())?;
         let disk = stack.bytes()?;
         let expected = format!(
-            "BOOT: sectors=0x{:08x} sum=0x{:08x}",
+            "BOOT: sectors=0x{:08X} sum=0x{:08X}",
             disk.len() / 512,
             sum(&disk)
         );
