@@ -21,6 +21,7 @@ pub mod cloud_hypervisor;
 pub mod daemon;
 pub mod firecracker;
 pub mod initrd;
+pub mod layers;
 pub mod linux;
 pub mod process;
 pub mod qemu;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::artifacts;
+use crate::layers;
 use crate::requirement::{Missing, program};
 
 /// Size of the disk.
@@ -23,7 +24,7 @@ pub const REFERENCE_SECTORS: usize = 64;
 /// A disk image, as layers and flat, and what is known to be in it.
 #[derive(Debug)]
 pub struct Stack {
-    /// Layer files, lowest first, that read together like `flat`. Empty as long as nothing writes them.
+    /// Layer files, lowest first, that read together like `flat`.
     pub layers: Vec<PathBuf>,
     /// The same disk as one plain file: the truth.
     pub flat: PathBuf,
@@ -56,18 +57,13 @@ pub fn build(dir: &Path) -> Result<Stack> {
         String::from_utf8_lossy(&made.stderr)
     );
     stamp_boot_sector(&flat)?;
-    let layers = layers(&flat, dir)?;
+    let layers = layers::write(&std::fs::read(&flat)?, dir)?;
     Ok(Stack {
         layers,
         flat,
         files,
         links,
     })
-}
-
-/// Cuts the flat image into layers; none yet.
-fn layers(_flat: &Path, _dir: &Path) -> Result<Vec<PathBuf>> {
-    Ok(Vec::new())
 }
 
 /// Without a compiler there is no boot sector, and only the test that boots from it is skipped.
@@ -119,7 +115,11 @@ fn plant(tree: &Path) -> Result<(Listing, Listing)> {
         5 << 20,
     ];
     for (seed, size) in (1..).zip(sizes) {
-        add(format!("/data/noise-{size}"), &noise(seed, size), 0o644)?;
+        add(
+            format!("/data/noise-{size}"),
+            &Random::new(seed).bytes(size),
+            0o644,
+        )?;
         let directory = if seed % 2 == 0 { "a/b/c" } else { "a" };
         add(
             format!("/{directory}/text-{size}"),
@@ -149,16 +149,34 @@ fn plant(tree: &Path) -> Result<(Listing, Listing)> {
     Ok((files.into_iter().collect(), links.to_vec()))
 }
 
-/// Incompressible bytes (xorshift64), the same for the same seed.
-fn noise(seed: u64, size: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(size).collect()
+/// Incompressible numbers (xorshift64), the same for the same seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`, evenly enough for choosing.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() >> 33).map_or(0, |number| number % end)
+    }
+
+    pub(crate) fn bytes(&mut self, size: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size + 8);
+        while bytes.len() < size {
+            bytes.extend_from_slice(&self.next().to_le_bytes());
+        }
+        bytes.truncate(size);
+        bytes
+    }
 }
 
 /// Compressible bytes without repetition at any block size.
