@@ -19,6 +19,21 @@ pub enum OpenError {
         /// What is wrong with it.
         source: LayerError,
     },
+    /// The layers hold more index records together than are kept in memory at once.
+    #[error(
+        "layer {ordinal} ({}): {found} index records in the layers up to this one are more than the limit of {max}",
+        path.display()
+    )]
+    TooManyRecords {
+        /// Ordinal of the layer that is one too many, 0 = lowest.
+        ordinal: usize,
+        /// Its path as it was given.
+        path: PathBuf,
+        /// Records of this layer and those below it.
+        found: usize,
+        /// Records accepted: [`MAX_RECORDS`](crate::MAX_RECORDS).
+        max: usize,
+    },
     /// The layers do not make a disk together.
     #[error("cannot stack {layer_count} layers")]
     Stack {

@@ -33,6 +33,6 @@ mod source;
 
 pub use config::{ConfigError, ImageConfig};
 pub use error::{LayerError, OpenError};
-pub use open::Image;
+pub use open::{Image, MAX_RECORDS};
 pub use reader::{ReadFailure, Reader};
 pub use source::{Packing, Source};

@@ -9,6 +9,17 @@ use crate::error::{LayerError, OpenError};
 use crate::probe;
 use crate::source::{Bytes, Source};
 
+/// Records of all layers together that are held at once before they are merged: 16 bytes each, so 512 MiB.
+///
+/// Each layer keeps its index until the last one is open. 255 layers with as many records as each of them may
+/// have would hold 4 GB, and a ZFile can pack such a stack into a few megabytes. Stacks in use have thousands
+/// of records, and a merged index ends at half of this anyway (see [`lsmt::MAX_SEGMENTS`]).
+pub const MAX_RECORDS: usize = 32 << 20;
+const _: () = assert!(
+    MAX_RECORDS >= lsmt::MAX_SEGMENTS && MAX_RECORDS as u64 >= lsmt::MAX_INDEX_RECORDS,
+    "whatever one layer or a merged index may hold, a stack may"
+);
+
 /// A stack of layers, open, checked and merged: one read-only disk.
 #[derive(Debug)]
 pub struct Image {
@@ -24,7 +35,7 @@ impl Image {
     /// The first layer that cannot be used, by ordinal and path, or why the layers make no disk together.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self, OpenError> {
         check_layer_count(paths.len())?;
-        Self::stack(paths.iter().map(|path| {
+        let blobs = paths.iter().map(|path| {
             let path = path.as_ref();
             (
                 path.to_owned(),
@@ -32,7 +43,8 @@ impl Image {
                     .map(|file| Box::new(file) as Bytes)
                     .map_err(LayerError::from),
             )
-        }))
+        });
+        Self::stack(blobs, MAX_RECORDS)
     }
 
     /// Opens layers that are already open as byte sources, lowest first; the paths are names for messages.
@@ -44,14 +56,17 @@ impl Image {
     /// As for [`Image::open`].
     pub fn from_blobs(blobs: Vec<(PathBuf, Bytes)>) -> Result<Self, OpenError> {
         check_layer_count(blobs.len())?;
-        Self::stack(blobs.into_iter().map(|(path, bytes)| (path, Ok(bytes))))
+        let blobs = blobs.into_iter().map(|(path, bytes)| (path, Ok(bytes)));
+        Self::stack(blobs, MAX_RECORDS)
     }
 
     fn stack(
         blobs: impl Iterator<Item = (PathBuf, Result<Bytes, LayerError>)>,
+        max_records: usize,
     ) -> Result<Self, OpenError> {
         let mut paths = Vec::new();
         let mut layers = Vec::new();
+        let mut record_count = 0_usize;
         for (ordinal, (path, bytes)) in blobs.enumerate() {
             let layer = bytes
                 .and_then(probe::unwrap)
@@ -61,6 +76,16 @@ impl Image {
                     path: path.clone(),
                     source,
                 })?;
+            // Counted as layers open, so that at most one layer is held beyond the budget.
+            record_count = record_count.saturating_add(layer.info().segment_count);
+            if record_count > max_records {
+                return Err(OpenError::TooManyRecords {
+                    ordinal,
+                    path,
+                    found: record_count,
+                    max: max_records,
+                });
+            }
             layers.push(layer);
             paths.push(path);
         }
@@ -134,4 +159,50 @@ fn check_layer_count(layer_count: usize) -> Result<(), OpenError> {
         layer_count,
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use blob::MemoryBlob;
+
+    use super::*;
+
+    /// A layer of three records.
+    fn layer() -> Bytes {
+        let options = lsmt::WriterOptions {
+            virtual_size_bytes: 1 << 20,
+            ..lsmt::WriterOptions::default()
+        };
+        let mut writer = lsmt::Writer::new(Vec::new(), &options).unwrap();
+        for sector in [0, 10, 20] {
+            writer.data(sector, &[7; 512]).unwrap();
+        }
+        Box::new(MemoryBlob::new(writer.finish().unwrap()))
+    }
+
+    fn stack(layer_count: usize, max_records: usize) -> Result<Image, OpenError> {
+        let blob = |ordinal| (PathBuf::from(format!("/layers/{ordinal}")), Ok(layer()));
+        Image::stack((0..layer_count).map(blob), max_records)
+    }
+
+    #[test]
+    fn records_of_all_layers_count_against_one_budget() {
+        assert!(stack(3, 9).is_ok());
+        let error = stack(3, 8).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "layer 2 (/layers/2): 9 index records in the layers up to this one are more than the limit of 8"
+        );
+        // The first layer beyond is named, and none after it is opened.
+        let error = stack(200, 8).unwrap_err();
+        assert!(matches!(
+            error,
+            OpenError::TooManyRecords {
+                ordinal: 2,
+                found: 9,
+                max: 8,
+                ..
+            }
+        ));
+    }
 }

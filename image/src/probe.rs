@@ -61,7 +61,8 @@ fn unpack(
         Kind::Lsmt => Ok(Source::Plain(window)),
         Kind::ZFile => {
             let zfile = ZFile::open(window).map_err(LayerError::ZFile)?;
-            match kind_of(&zfile)?.0 {
+            let (kind, head) = kind_of(&zfile)?;
+            match kind {
                 Kind::ZFile => Err(LayerError::Nested {
                     inner: "a ZFile",
                     outer: "a ZFile",
@@ -70,7 +71,10 @@ fn unpack(
                     inner: "a tar file",
                     outer: "a ZFile",
                 }),
-                Kind::Lsmt | Kind::Unknown => Ok(Source::Compressed(Box::new(zfile))),
+                Kind::Lsmt => Ok(Source::Compressed(Box::new(zfile))),
+                Kind::Unknown => Err(LayerError::NotALayer {
+                    found: format!("{} at the start of the ZFile's content", describe(&head)),
+                }),
             }
         }
         Kind::Tar | Kind::Unknown => Err(LayerError::NotALayer {
