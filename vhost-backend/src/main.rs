@@ -35,11 +35,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     let shutdown = Shutdown::new()
         .context("wake-up descriptor")
         .map_err(kind(FailureKind::Environment))?;
-    let service = Service::prepare(args, door, &shutdown)?;
+    // Before the socket appears: whoever sees it may send a signal.
     shutdown
         .on_signals()
         .context("signal handling")
         .map_err(kind(FailureKind::Environment))?;
+    let service = Service::prepare(args, door, &shutdown)?;
     serve(service.door, &service.device, &shutdown)
         .context("serving")
         .map_err(kind(FailureKind::Serving))

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::EventfdFlags;
 use vhost_user_backend::{VringMutex, VringState, VringT};
-use virtio_queue::{QueueOwnedT, QueueT};
+use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
@@ -27,6 +27,8 @@ pub type Vring = VringMutex<Arc<GuestMemoryMmap>>;
 
 /// Set in the available ring's flags by a driver that wants no interrupts (virtio 1.2, 2.7.6).
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
+/// Where the entries of the available ring begin, behind its flags and index, in bytes.
+const AVAIL_ENTRIES_OFFSET: u64 = 4;
 
 /// Everything a queue needs to run.
 pub struct QueueSetup {
@@ -170,6 +172,12 @@ enum RingError {
     OutsideMemory,
     #[error("ring access")]
     Access(#[from] virtio_queue::Error),
+    #[error("available index {available}, expected at most {size} more than {position}")]
+    Index {
+        position: u16,
+        available: u16,
+        size: u16,
+    },
     #[error("available entry {position} cannot be read")]
     Entry { position: u16 },
     #[error("available entry {position} names descriptor {head}, the ring has {size}")]
@@ -316,22 +324,33 @@ impl Queue {
         }
     }
 
-    /// The head of the next request. The ring crate's own iterator would take an unreadable entry for an empty
-    /// ring and be asked again for ever.
+    /// The head of the next request, if there is one.
+    ///
+    /// The ring crate's own iterator takes an unreadable entry for an empty ring, and would be asked again for ever.
     fn pop(&self, vring: &mut VringState<Arc<GuestMemoryMmap>>) -> Result<Option<u16>, RingError> {
         let memory = &*self.setup.memory;
         let queue = vring.get_queue_mut();
-        let position = queue.next_avail();
-        let head = queue.iter(memory)?.next().map(|chain| chain.head_index());
-        let Some(head) = head else {
-            let avail = queue.avail_idx(memory, Ordering::Acquire)?;
-            return if avail.0 == position {
-                Ok(None)
-            } else {
-                Err(RingError::Entry { position })
-            };
-        };
-        let size = queue.size();
+        let (position, size) = (queue.next_avail(), queue.size());
+        // Acquire: what the driver wrote before it moved the index is visible after this.
+        let available = queue.avail_idx(memory, Ordering::Acquire)?.0;
+        match available.wrapping_sub(position) {
+            0 => return Ok(None),
+            ahead if ahead > size => {
+                return Err(RingError::Index {
+                    position,
+                    available,
+                    size,
+                });
+            }
+            _ => {}
+        }
+        let slot = AVAIL_ENTRIES_OFFSET + 2 * u64::from(position % size);
+        let head = queue
+            .avail_ring()
+            .checked_add(slot)
+            .and_then(|address| memory.load(GuestAddress(address), Ordering::Relaxed).ok())
+            .map(u16::from_le)
+            .ok_or(RingError::Entry { position })?;
         if head >= size {
             return Err(RingError::Head {
                 position,
@@ -339,6 +358,7 @@ impl Queue {
                 size,
             });
         }
+        queue.set_next_avail(position.wrapping_add(1));
         Ok(Some(head))
     }
 

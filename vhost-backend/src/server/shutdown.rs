@@ -73,10 +73,6 @@ impl Shutdown {
         *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
 
-    #[expect(
-        clippy::exit,
-        reason = "threads may hang in the kernel; nothing but the end of the process ends them"
-    )]
     fn end_process(&self) {
         if let Some(path) = self
             .socket
@@ -86,6 +82,7 @@ impl Shutdown {
         {
             let _removed = std::fs::remove_file(path);
         }
+        // Threads may hang in the kernel; nothing but the end of the process ends them.
         tracing::warn!("ended with a request still waiting for its disk");
         std::process::exit(0);
     }

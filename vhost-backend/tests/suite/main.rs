@@ -1,4 +1,14 @@
 //! The device behind its socket: one file for each promise.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail like tests"
+)]
 
+mod daemon;
+mod golden;
+mod profiles;
 mod requests;
+mod session;
 mod support;

@@ -270,7 +270,8 @@ fn reads_outside_the_disk_or_of_half_sectors_are_refused_whole() {
 fn malformed_chains_come_back_and_the_ring_goes_on() {
     let (mut driver, disk, _served) = start();
     driver.header(HEADER, 0, 1);
-    let bad: [(&str, Vec<(u64, u32, u16)>, u32, Option<u8>); 8] = [
+    type Case = (&'static str, Vec<(u64, u32, u16)>, u32, Option<u8>);
+    let bad: [Case; 8] = [
         ("no status", vec![(HEADER, 16, 0)], 0, None),
         (
             "short header",

@@ -1,7 +1,7 @@
 //! vhost-user messages as bytes, so that a test can send what no library would.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -142,11 +142,11 @@ impl Client {
 
     /// Whether the backend has ended the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
-        let mut byte = [0];
-        matches!(
-            (&self.stream).read_vectored(&mut [IoSliceMut::new(&mut byte)]),
-            Ok(0)
-        ) || self.stream.peer_addr().is_err()
+        match self.stream.read(&mut [0]) {
+            Ok(read) => read == 0,
+            // Closed with something of ours unread.
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
     }
 }
 

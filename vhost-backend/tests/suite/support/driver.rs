@@ -31,7 +31,6 @@ pub(crate) const MQ: u64 = 1;
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const BACKEND_REQ: u64 = 1 << 5;
 pub(crate) const CONFIG: u64 = 1 << 9;
-pub(crate) const RESET: u64 = 1 << 13;
 pub(crate) const MEM_SLOTS: u64 = 1 << 15;
 
 const RING_STRIDE: u64 = 0x8000;
