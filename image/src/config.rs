@@ -231,8 +231,7 @@ mod tests {
         let json = format!(
             r#"{{"repoBlobUrl":"https://r/v2/x/blobs","unknown":{{"a":[1]}},"upper":{{"index":"","data":""}},
                 "lowers":[{{"file":"/a/base"}},{{"file":"rel","digest":"sha256:00","size":7}},
-                          {{"file":"","dir":{0:?}}}]}}"#,
-            layer_dir
+                          {{"file":"","dir":{layer_dir:?}}}]}}"#
         );
         let config = parse(&json).unwrap();
         let sealed = layer_dir.join("overlaybd.sealed");
