@@ -47,7 +47,8 @@ pub struct Args {
     #[arg(long)]
     pub read_only: bool,
 
-    /// Serial number the guest sees: 1 to 20 printable ASCII characters. By default it is derived from the
+    /// Serial number the guest sees: 1 to 20 printable ASCII characters without
+    /// spaces. By default it is derived from the
     /// layers, so the same stack has the same serial everywhere.
     #[arg(long, value_name = "TEXT")]
     pub serial: Option<Serial>,
@@ -100,9 +101,9 @@ pub enum LogLevel {
     Warn,
     /// Also front-ends coming and going.
     Info,
-    /// Also what helps to find out why.
+    /// Also what helps to find out why: messages, rings starting and stopping.
     Debug,
-    /// Everything.
+    /// Everything the libraries below say as well.
     Trace,
 }
 

@@ -103,7 +103,7 @@ impl Service {
                 let socket = BoundSocket::bind(&path)
                     .with_context(|| format!("socket {}", path.display()))
                     .map_err(FailureKind::Environment.of())?;
-                shutdown.remove_at_end(path);
+                shutdown.remove_at_end(socket.file().clone());
                 Door::Bound(socket)
             }
         };

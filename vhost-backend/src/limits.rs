@@ -25,7 +25,7 @@ pub const MAX_PIECE_LEN_BYTES: usize = 1 << 20;
 /// Most memory regions of a guest. QEMU's hot-plug stops at 256 slots.
 pub const MAX_MEMORY_REGIONS: usize = 256;
 
-/// Most log lines a second from what guests or front-ends do, for each queue and session.
+/// Most log lines a second about what the driver does with one queue, and as many about what front-ends do.
 pub const MAX_LOG_LINES_PER_SECOND: u32 = 10;
 
 /// What the operator chose within these limits.

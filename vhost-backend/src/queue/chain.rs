@@ -101,7 +101,8 @@ impl Chain {
         let mut table = table;
         let mut index = head;
         let mut inside_indirect = false;
-        for _ in 0..max {
+        let mut count = 0;
+        while count < max {
             let descriptor = read_descriptor(memory, table, index)?;
             if descriptor.refers_to_indirect_table() {
                 if !indirect_negotiated {
@@ -115,6 +116,8 @@ impl Chain {
                 inside_indirect = true;
                 continue;
             }
+            // The reference to a table is no buffer and comes at most once.
+            count += 1;
             self.push(descriptor)?;
             if !descriptor.has_next() {
                 return self.check_len();

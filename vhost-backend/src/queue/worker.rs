@@ -44,6 +44,8 @@ pub struct QueueSetup {
     pub indirect: bool,
     /// Where to count.
     pub stats: Arc<QueueStats>,
+    /// Bounds what the driver can have written to the log.
+    pub log: Arc<RateLimit>,
     /// Told when the ring breaks.
     pub error_notifier: Option<Arc<std::fs::File>>,
 }
@@ -197,7 +199,6 @@ struct Queue {
     stop: Arc<Stop>,
     executor: Executor,
     chain: Chain,
-    log: RateLimit,
 }
 
 impl Queue {
@@ -209,7 +210,6 @@ impl Queue {
             stop,
             executor,
             chain: Chain::default(),
-            log: RateLimit::default(),
         }
     }
 
@@ -291,10 +291,13 @@ impl Queue {
                 kick.as_raw_fd(),
                 EpollEvent::default(),
             );
-            tracing::warn!(
-                "the kick descriptor is dead: queue {} sleeps until it is stopped",
-                self.setup.index
-            );
+            if let Some(suppressed) = self.setup.log.admit() {
+                let queue = self.setup.index;
+                tracing::warn!(
+                    suppressed,
+                    "the kick descriptor is dead: queue {queue} sleeps until it is stopped"
+                );
+            }
         }
     }
 
@@ -306,7 +309,7 @@ impl Queue {
             while let Some(head) = self.pop(vring)? {
                 let table = ring_table(vring);
                 let outcome = self.perform(&memory, table, head);
-                let used_len = outcome.finish(&memory, &self.setup.stats, &mut self.log);
+                let used_len = outcome.finish(&memory, &self.setup.stats, &self.setup.log);
                 vring.get_queue_mut().add_used(&*memory, head, used_len)?;
                 self.notify(vring)?;
                 if self.stop.requested.load(Ordering::Acquire) {
@@ -407,10 +410,13 @@ impl Queue {
 
     fn break_ring(&self, error: &RingError) {
         let cause = crate::request::chain_text(error);
-        tracing::error!(
-            "queue {}: the driver broke its ring: {cause}; it needs a reset",
-            self.setup.index
-        );
+        if let Some(suppressed) = self.setup.log.admit() {
+            let queue = self.setup.index;
+            tracing::error!(
+                suppressed,
+                "queue {queue}: the driver broke its ring: {cause}; it needs a reset"
+            );
+        }
         if let Some(notifier) = &self.setup.error_notifier {
             let _told = rustix::io::write(notifier, &1_u64.to_le_bytes());
         }

@@ -66,7 +66,7 @@ impl Verdict {
 
 impl Outcome {
     /// Writes the status, logs, counts, and returns the used length: exactly the bytes written to the guest.
-    pub fn finish(self, memory: &GuestMemoryMmap, stats: &QueueStats, log: &mut RateLimit) -> u32 {
+    pub fn finish(self, memory: &GuestMemoryMmap, stats: &QueueStats, log: &RateLimit) -> u32 {
         let status = self.verdict.status();
         let written = self
             .status_address
@@ -88,7 +88,7 @@ impl Outcome {
         }
     }
 
-    fn log(&self, limit: &mut RateLimit) {
+    fn log(&self, limit: &RateLimit) {
         let cause: &dyn Error = match &self.verdict {
             Verdict::Done => return,
             Verdict::BadChain(error) => error,

@@ -6,7 +6,7 @@ mod socket;
 
 pub use inherited_fd::{Inherited, InheritedError, activated_fd};
 pub use shutdown::Shutdown;
-pub use socket::{BoundSocket, SocketError};
+pub use socket::{BoundSocket, SocketError, SocketFile};
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::device::Device;
+use crate::rate_limit::RateLimit;
 use crate::session;
 
 /// Where front-ends come from.
@@ -34,18 +35,19 @@ pub enum Door {
 ///
 /// When the socket cannot be used any more. A front-end that misbehaves ends its own connection only.
 pub fn serve(door: Door, device: &Arc<Device>, shutdown: &Shutdown) -> io::Result<()> {
+    let log = Arc::new(RateLimit::default());
     let listener = match &door {
         Door::Bound(socket) => socket.listener(),
         Door::Listener(listener) => listener,
         Door::Connection(stream) => {
-            serve_connection(stream.try_clone()?, device, shutdown);
+            serve_connection(stream.try_clone()?, device, shutdown, &log);
             return Ok(());
         }
     };
     listener.set_nonblocking(true)?;
     while wait_for_connection(listener, shutdown)? {
         match listener.accept() {
-            Ok((stream, _)) => serve_connection(stream, device, shutdown),
+            Ok((stream, _)) => serve_connection(stream, device, shutdown, &log),
             // It went away between the wait and now.
             Err(error)
                 if matches!(
@@ -59,14 +61,21 @@ pub fn serve(door: Door, device: &Arc<Device>, shutdown: &Shutdown) -> io::Resul
     Ok(())
 }
 
-fn serve_connection(stream: UnixStream, device: &Arc<Device>, shutdown: &Shutdown) {
-    tracing::info!("front-end connected");
+fn serve_connection(
+    stream: UnixStream,
+    device: &Arc<Device>,
+    shutdown: &Shutdown,
+    log: &Arc<RateLimit>,
+) {
     let served = stream
         .set_nonblocking(false)
-        .and_then(|()| session::serve(stream, device, shutdown));
+        .and_then(|()| session::serve(stream, device, shutdown, log));
+    let Some(suppressed) = log.admit() else {
+        return;
+    };
     match served {
-        Ok(end) => tracing::info!(?end, "front-end gone"),
-        Err(error) => tracing::warn!("connection ended: {error}"),
+        Ok(end) => tracing::info!(?end, suppressed, "front-end gone"),
+        Err(error) => tracing::warn!(suppressed, "connection ended: {error}"),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +9,8 @@ use std::time::Duration;
 use rustix::event::EventfdFlags;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::server::socket::SocketFile;
 
 /// From the signal to the end of the process. A queue thread that hangs in a read of a dead disk cannot be
 /// waited for; everything it would still do is to answer one request of a guest that is going away.
@@ -20,7 +21,7 @@ const DEADLINE: Duration = Duration::from_millis(900);
 pub struct Shutdown {
     wake: Arc<OwnedFd>,
     /// The socket to remove if the deadline passes.
-    socket: Arc<Mutex<Option<PathBuf>>>,
+    socket: Arc<Mutex<Option<SocketFile>>>,
 }
 
 impl Shutdown {
@@ -68,22 +69,22 @@ impl Shutdown {
         self.wake.as_fd()
     }
 
-    /// Has `path` removed even if the daemon has to be ended hard.
-    pub fn remove_at_end(&self, path: PathBuf) {
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
+    /// Has `file` removed even if the daemon has to be ended hard.
+    pub fn remove_at_end(&self, file: SocketFile) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     }
 
     fn end_process(&self) {
-        if let Some(path) = self
+        if let Some(file) = self
             .socket
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
         {
-            let _removed = std::fs::remove_file(path);
+            file.remove();
         }
         // Threads may hang in the kernel; nothing but the end of the process ends them.
-        tracing::warn!("ended with a request still waiting for its disk");
+        tracing::warn!("ended hard: something was still waiting, for a disk or for a front-end");
         std::process::exit(0);
     }
 }

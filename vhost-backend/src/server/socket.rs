@@ -62,9 +62,32 @@ fn cannot(action: &'static str) -> impl Fn(io::Error) -> SocketError {
 #[derive(Debug)]
 pub struct BoundSocket {
     listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a socket: a path, and what was put there, so that nothing else is ever removed.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode, so that only our own socket is ever removed.
+    /// Device and inode.
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            identity: (metadata.dev(), metadata.ino()),
+        })
+    }
+
+    /// Removes the socket from its path, unless something else is there by now.
+    pub fn remove(&self) {
+        if Self::at(&self.path).is_ok_and(|now| now.identity == self.identity) {
+            let _removed = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl BoundSocket {
@@ -103,12 +126,8 @@ impl BoundSocket {
             let _removed = rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty());
         }
         placed?;
-        let metadata = std::fs::symlink_metadata(path).map_err(cannot("examine the new socket"))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-            identity: (metadata.dev(), metadata.ino()),
-        })
+        let file = SocketFile::at(path).map_err(cannot("examine the new socket"))?;
+        Ok(Self { listener, file })
     }
 
     /// The socket to accept on.
@@ -117,19 +136,16 @@ impl BoundSocket {
         &self.listener
     }
 
-    /// Where it is.
+    /// Its file.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn file(&self) -> &SocketFile {
+        &self.file
     }
 }
 
 impl Drop for BoundSocket {
     fn drop(&mut self) {
-        let metadata = std::fs::symlink_metadata(&self.path);
-        if metadata.is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity) {
-            let _removed = std::fs::remove_file(&self.path);
-        }
+        self.file.remove();
     }
 }
 
@@ -288,6 +304,7 @@ mod tests {
         let path = deep.join("s");
         assert_eq!(path.as_os_str().len(), MAX_PATH_LEN_BYTES);
         let socket = BoundSocket::bind(&path).unwrap();
-        UnixStream::connect(socket.path()).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(socket);
     }
 }

@@ -16,19 +16,21 @@ use crate::session::memory::{MemoryError, MemoryTable};
 use crate::session::ring::RingAddresses;
 use crate::session::{Ring, Session};
 
-/// Refuses a message and says why; the connection ends with it.
-fn refuse<T>(why: impl std::fmt::Display) -> Result<T> {
-    tracing::warn!("message refused: {why}");
-    Err(Error::InvalidParam)
-}
-
 impl Session {
+    /// Refuses a message and says why; the connection ends with it.
+    fn refuse<T>(&self, why: impl std::fmt::Display) -> Result<T> {
+        if let Some(suppressed) = self.log.admit() {
+            tracing::warn!(suppressed, "message refused: {why}");
+        }
+        Err(Error::InvalidParam)
+    }
+
     fn change(&mut self, index: u32, change: impl FnOnce(&mut Ring)) -> Result<()> {
         let count = self.rings.len();
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         match self.change_ring(index, change) {
             Some(()) => Ok(()),
-            None => refuse(format!("ring {index}: there are {count}")),
+            None => self.refuse(format!("ring {index}: there are {count}")),
         }
     }
 
@@ -38,7 +40,7 @@ impl Session {
                 self.change_memory(memory);
                 Ok(())
             }
-            Err(error) => refuse(error),
+            Err(error) => self.refuse(error),
         }
     }
 }
@@ -65,7 +67,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_features(&mut self, features: u64) -> Result<()> {
         let unknown = features & !OFFERED_FEATURES;
         if unknown != 0 {
-            return refuse(format!("features {unknown:#x} were never offered"));
+            return self.refuse(format!("features {unknown:#x} were never offered"));
         }
         self.change_features(features);
         Ok(())
@@ -86,7 +88,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if accepted {
             Ok(())
         } else {
-            refuse(format!("ring {index}: size {num}"))
+            self.refuse(format!("ring {index}: size {num}"))
         }
     }
 
@@ -101,7 +103,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     ) -> Result<()> {
         for address in [descriptor, used, available] {
             if self.memory.guest_address(address).is_none() {
-                return refuse(format!(
+                return self.refuse(format!(
                     "ring {index}: address {address:#x} is outside guest memory"
                 ));
             }
@@ -118,7 +120,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         match u16::try_from(base) {
             Ok(base) => self.change(index, |ring| ring.set_next_avail(base)),
-            Err(_) => refuse(format!("ring {index}: base {base} is not a split ring's")),
+            Err(_) => self.refuse(format!("ring {index}: base {base} is not a split ring's")),
         }
     }
 
@@ -149,7 +151,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if unknown == 0 {
             Ok(())
         } else {
-            refuse(format!("protocol features {unknown:#x} were never offered"))
+            self.refuse(format!("protocol features {unknown:#x} were never offered"))
         }
     }
 
@@ -181,7 +183,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if flags.contains(VhostUserConfigFlags::LIVE_MIGRATION) && unchanged {
             return Ok(());
         }
-        refuse("the configuration space is read-only")
+        self.refuse("the configuration space is read-only")
     }
 
     fn set_backend_req_fd(&mut self, backend: Backend) {
@@ -208,22 +210,22 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> Result<()> {
-        refuse("this is no GPU")
+        self.refuse("this is no GPU")
     }
 
     fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
-        refuse("shared objects were not offered")
+        self.refuse("shared objects were not offered")
     }
 
     fn get_inflight_fd(
         &mut self,
         _inflight: &VhostUserInflight,
     ) -> Result<(VhostUserInflight, File)> {
-        refuse("in-flight tracking was not offered")
+        self.refuse("in-flight tracking was not offered")
     }
 
     fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        refuse("in-flight tracking was not offered")
+        self.refuse("in-flight tracking was not offered")
     }
 
     fn set_device_state_fd(
@@ -232,18 +234,18 @@ impl VhostUserBackendReqHandlerMut for Session {
         _phase: VhostTransferStatePhase,
         _fd: File,
     ) -> Result<Option<File>> {
-        refuse("device state transfer was not offered")
+        self.refuse("device state transfer was not offered")
     }
 
     fn check_device_state(&mut self) -> Result<()> {
-        refuse("device state transfer was not offered")
+        self.refuse("device state transfer was not offered")
     }
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        refuse("shared memory was not offered")
+        self.refuse("shared memory was not offered")
     }
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        refuse("dirty logging was not offered")
+        self.refuse("dirty logging was not offered")
     }
 }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use vhost::vhost_user::Backend;
 
 use crate::device::{Device, PROTOCOL_FEATURES};
+use crate::rate_limit::RateLimit;
+use crate::stats::{Counter, QueueStats};
 use memory::MemoryTable;
 use ring::{Ring, Surroundings};
 
@@ -29,6 +31,8 @@ pub struct Session {
     features: u64,
     memory: MemoryTable,
     rings: Vec<Ring>,
+    /// Bounds what front-ends can have written to the log.
+    log: Arc<RateLimit>,
     /// Kept because closing it would tell the front-end that we are gone; nothing is sent on it.
     backend_channel: Option<Backend>,
 }
@@ -44,13 +48,14 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// A session in which nothing has been said yet.
     #[must_use]
-    pub fn new(device: Arc<Device>) -> Self {
+    pub fn new(device: Arc<Device>, log: Arc<RateLimit>) -> Self {
         let rings = (0..device.limits().num_queues).map(Ring::new).collect();
         Self {
             device,
             features: 0,
             memory: MemoryTable::default(),
             rings,
+            log,
             backend_channel: None,
         }
     }
@@ -103,19 +108,26 @@ impl Session {
     /// Stops every queue and says what was done.
     fn end(&mut self) {
         self.rings.iter_mut().for_each(Ring::stop);
-        for (index, ring) in self.rings.iter().enumerate() {
-            let stats = ring.stats();
-            if stats.requests.get() > 0 {
-                tracing::info!(
-                    queue = index,
-                    requests = stats.requests.get(),
-                    delivered_bytes = stats.delivered_bytes.get(),
-                    disk_errors = stats.disk_errors.get(),
-                    refused = stats.refused.get(),
-                    malformed = stats.malformed.get(),
-                    "queue served"
-                );
-            }
+        let total = |count: fn(&QueueStats) -> &Counter| -> u64 {
+            self.rings
+                .iter()
+                .map(|ring| count(ring.stats()).get())
+                .sum()
+        };
+        let requests = total(|stats| &stats.requests);
+        if requests == 0 {
+            return;
+        }
+        if let Some(suppressed) = self.log.admit() {
+            tracing::info!(
+                requests,
+                delivered_bytes = total(|stats| &stats.delivered_bytes),
+                disk_errors = total(|stats| &stats.disk_errors),
+                refused = total(|stats| &stats.refused),
+                malformed = total(|stats| &stats.malformed),
+                suppressed,
+                "front-end served"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::device::{Device, EVENT_IDX, INDIRECT_DESC};
 use crate::limits::MAX_RING_SIZE;
 use crate::queue::{QueueSetup, Vring, Worker};
+use crate::rate_limit::RateLimit;
 use crate::session::memory::MemoryTable;
 use crate::stats::QueueStats;
 
@@ -39,6 +40,7 @@ pub(crate) struct Ring {
     broken: bool,
     worker: Option<Worker>,
     stats: Arc<QueueStats>,
+    log: Arc<RateLimit>,
 }
 
 /// What a ring needs from its session to run.
@@ -62,6 +64,7 @@ impl Ring {
             broken: false,
             worker: None,
             stats: Arc::new(QueueStats::default()),
+            log: Arc::default(),
         }
     }
 
@@ -111,11 +114,12 @@ impl Ring {
         self.stop();
         let call = self.call.take();
         let error = self.error.take();
-        let stats = Arc::clone(&self.stats);
+        let (stats, log) = (Arc::clone(&self.stats), Arc::clone(&self.log));
         *self = Self {
             call,
             error,
             stats,
+            log,
             ..Self::new(self.index)
         };
     }
@@ -124,6 +128,7 @@ impl Ring {
     pub(crate) fn stop(&mut self) {
         if let Some(worker) = self.worker.take() {
             let stopped = worker.stop();
+            tracing::debug!("queue {} stopped at {}", self.index, stopped.next_avail);
             self.next_avail = stopped.next_avail;
             self.broken = stopped.broken;
         }
@@ -148,12 +153,7 @@ impl Ring {
             return;
         };
         let Some(vring) = self.build(addresses, kick, surroundings) else {
-            tracing::error!(
-                "queue {}: its ring does not lie in guest memory: not started",
-                self.index
-            );
-            self.tell_error();
-            self.broken = true;
+            self.fail("its ring does not lie in guest memory");
             return;
         };
         let setup = QueueSetup {
@@ -163,19 +163,15 @@ impl Ring {
             device: Arc::clone(surroundings.device),
             indirect: surroundings.features & INDIRECT_DESC != 0,
             stats: Arc::clone(&self.stats),
+            log: Arc::clone(&self.log),
             error_notifier: self.error.clone(),
         };
         match Worker::start(setup) {
-            Ok(worker) => self.worker = Some(worker),
-            Err(error) => {
-                tracing::error!(
-                    "queue {}: {}",
-                    self.index,
-                    crate::request::chain_text(&error)
-                );
-                self.tell_error();
-                self.broken = true;
+            Ok(worker) => {
+                tracing::debug!("queue {} starts at {}", self.index, self.next_avail);
+                self.worker = Some(worker);
             }
+            Err(error) => self.fail(&crate::request::chain_text(&error)),
         }
     }
 
@@ -213,7 +209,12 @@ impl Ring {
         size_taken.then_some(vring)
     }
 
-    fn tell_error(&self) {
+    /// The ring stays where it is until the front-end sets it up anew, and is told so.
+    fn fail(&mut self, why: &str) {
+        self.broken = true;
+        if let Some(suppressed) = self.log.admit() {
+            tracing::error!(suppressed, "queue {} not started: {why}", self.index);
+        }
         if let Some(error) = &self.error {
             let _told = rustix::io::write(error, &1_u64.to_le_bytes());
         }

@@ -177,7 +177,7 @@ fn socket_appears_private_serves_many_and_goes() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!socket.exists());
     assert!(
-        log.contains("image open") && log.contains("queue served"),
+        log.contains("image open") && log.contains("front-end served"),
         "{log}"
     );
 }

@@ -151,7 +151,7 @@ fn large_request_through_a_full_indirect_table() {
     driver.header(HEADER, 0, 0);
     let table = BUFFERS + 0x10_0000;
     let data = BUFFERS + 0x20_0000;
-    let count = 1021;
+    let count = 1022;
     let mut pieces = vec![(HEADER, 16, 0)];
     pieces.extend((0..count).map(|number| (data + 4096 * number, 2048, WRITE)));
     pieces.push((STATUS, 1, WRITE));
@@ -161,7 +161,7 @@ fn large_request_through_a_full_indirect_table() {
         0,
         &[(table, u32::try_from(16 * pieces.len()).unwrap(), INDIRECT)],
     );
-    assert_eq!(driver.run(0, 0).used_len, 1021 * 2048 + 1);
+    assert_eq!(driver.run(0, 0).used_len, 1022 * 2048 + 1);
     for number in 0..count {
         let read = driver.bytes(data + 4096 * number, 2048);
         assert!(read == sectors(&disk, 4 * number, 2048), "piece {number}");

@@ -506,6 +506,21 @@ fn unknown_and_unoffered_messages_end_the_connection_and_nothing_else() {
 }
 
 #[test]
+fn message_with_more_descriptors_than_any_may_have_ends_the_connection_at_once() {
+    let file = tempfile::tempfile().unwrap();
+    for count in [33, 40, 64] {
+        let (mut driver, _disk, served) = start(1);
+        let start = std::time::Instant::now();
+        driver
+            .client
+            .send(SET_VRING_KICK, 1, &0_u64.to_le_bytes(), &vec![&file; count]);
+        assert!(driver.client.is_closed(), "{count}");
+        assert_eq!(served.end(), End::Refused);
+        assert!(start.elapsed() < Duration::from_secs(3), "{count}");
+    }
+}
+
+#[test]
 fn message_in_pieces_is_waited_for() {
     let (mut driver, disk, _served) = start(1);
     let message = [

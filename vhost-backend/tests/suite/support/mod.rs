@@ -24,7 +24,9 @@ pub(crate) fn serve(device: &Arc<Device>) -> (UnixStream, Served) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let shutdown = Shutdown::new().unwrap();
     let (device, inner) = (Arc::clone(device), shutdown.clone());
-    let thread = std::thread::spawn(move || session::serve(theirs, &device, &inner).unwrap());
+    let thread = std::thread::spawn(move || {
+        session::serve(theirs, &device, &inner, &Arc::default()).unwrap()
+    });
     (
         ours,
         Served {
