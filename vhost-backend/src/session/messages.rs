@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::device::Device;
@@ -149,10 +149,17 @@ fn message_is_whole(stream: &UnixStream) -> io::Result<bool> {
 fn has_too_many_descriptors(stream: &UnixStream) -> io::Result<bool> {
     let mut header = [0; HEADER_LEN_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    // Peeking duplicates the descriptors; the buffer closes the duplicates.
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut iov = [IoSliceMut::new(&mut header)];
     let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;
     let peeked = rustix::net::recvmsg(stream, &mut iov, &mut control, flags)?;
-    Ok(peeked.flags.contains(ReturnFlags::CTRUNC))
+    // Peeking duplicates the descriptors; counting closes the duplicates.
+    let count: usize = control
+        .drain()
+        .map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.count(),
+            _ => 0,
+        })
+        .sum();
+    Ok(count > MAX_DESCRIPTORS || peeked.flags.contains(ReturnFlags::CTRUNC))
 }
