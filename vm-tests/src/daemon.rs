@@ -37,7 +37,7 @@ pub struct Backend {
     pub kind: Kind,
     process: Process,
     socket: PathBuf,
-    // Holds the socket; goes last.
+    /// Holds the socket; goes last.
     _dir: tempfile::TempDir,
 }
 
@@ -171,6 +171,16 @@ impl Backend {
             self.text()
         );
         Ok(())
+    }
+}
+
+impl Drop for Backend {
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test runner keeps it, and shows it where the test has failed"
+    )]
+    fn drop(&mut self) {
+        eprintln!("the backend said:\n{}", self.text());
     }
 }
 

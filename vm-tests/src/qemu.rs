@@ -22,10 +22,16 @@ pub enum Machine {
 }
 
 /// A command with all that every guest here has: shared memory, one serial line, the socket.
-fn command(socket: &Path, machine: &str, memory: &str) -> Result<Command> {
+///
+/// There is always room for one more processor than there are. The emulator of QEMU before 8.1 leaves out the
+/// memory barriers of a guest that can never have more than one, although the backend is another process: now
+/// and then the guest then misses that the backend has gone to sleep, does not kick it, and waits for ever.
+fn command(socket: &Path, machine: &str, memory: &str, processors: u32) -> Result<Command> {
     let mut command = Command::new(program("qemu-system-x86_64")?);
     let socket = socket.display();
     command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-reboot"]);
+    let room = processors + 1;
+    command.args(["-smp", &format!("{processors},maxcpus={room}")]);
     command.args(["-display", "none", "-serial", "stdio", "-m", memory]);
     command.args([
         "-object",
@@ -44,9 +50,8 @@ fn command(socket: &Path, machine: &str, memory: &str) -> Result<Command> {
 /// [`Missing`](crate::requirement::Missing) if QEMU or an artifact is not there; otherwise an I/O error.
 pub fn linux(socket: &Path, boot: &Boot, scratch: &Path) -> Result<Process> {
     let initrd = initrd::write(&scratch.join("qemu.cpio"), "modules", initrd::QEMU_MODULES)?;
-    let mut command = command(socket, "q35", "256M")?;
     let queues = boot.queues;
-    command.args(["-smp", &queues.to_string()]);
+    let mut command = command(socket, "q35", "256M", queues)?;
     command.args([
         "-device",
         &format!("vhost-user-blk-pci,chardev=disk,num-queues={queues}"),
@@ -72,7 +77,7 @@ pub fn bare_metal(socket: &Path, machine: Machine, options: &str) -> Result<Proc
             "vhost-user-blk",
         ),
     };
-    let mut command = command(socket, machine, "64M")?;
+    let mut command = command(socket, machine, "64M", 1)?;
     // Where the device is on virtio-mmio: version 2 of it, not the legacy one.
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args([
@@ -90,7 +95,7 @@ pub fn bare_metal(socket: &Path, machine: Machine, options: &str) -> Result<Proc
 ///
 /// [`Missing`](crate::requirement::Missing) if QEMU is not there; otherwise an I/O error.
 pub fn firmware(socket: &Path) -> Result<Process> {
-    let mut command = command(socket, "q35", "64M")?;
+    let mut command = command(socket, "q35", "64M", 1)?;
     command.args([
         "-device",
         "vhost-user-blk-pci,chardev=disk,num-queues=1,bootindex=0",
