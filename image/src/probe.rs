@@ -61,7 +61,8 @@ fn unpack(
         Kind::Lsmt => Ok(Source::Plain(window)),
         Kind::ZFile => {
             let zfile = ZFile::open(window).map_err(LayerError::ZFile)?;
-            let (kind, head) = kind_of(&zfile)?;
+            let source = Source::Compressed(Box::new(zfile));
+            let (kind, head) = kind_of(&source)?;
             match kind {
                 Kind::ZFile => Err(LayerError::Nested {
                     inner: "a ZFile",
@@ -71,7 +72,7 @@ fn unpack(
                     inner: "a tar file",
                     outer: "a ZFile",
                 }),
-                Kind::Lsmt => Ok(Source::Compressed(Box::new(zfile))),
+                Kind::Lsmt => Ok(source),
                 Kind::Unknown => Err(LayerError::NotALayer {
                     found: format!("{} at the start of the ZFile's content", describe(&head)),
                 }),

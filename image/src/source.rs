@@ -1,10 +1,18 @@
 //! The bytes of one layer, whatever they are packed in.
 
+use std::cell::RefCell;
+
 use blob::{ReadAt, ReadError, Window};
 use zfile::{Scratch, ZFile};
 
 /// Where a layer's bytes come from in the end: a file, a block device, or what a test puts there.
 pub(crate) type Bytes = Box<dyn ReadAt>;
+
+thread_local! {
+    /// Buffers for opening layers, which reads each of them four times: a new zstd decoder for every read would
+    /// take more time than all the rest. Readers have their own.
+    static OPENING: RefCell<Scratch> = RefCell::default();
+}
 
 /// The LSMT stream of one layer.
 ///
@@ -72,6 +80,6 @@ impl ReadAt for Source {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        self.read_exact_at_with(&mut Scratch::default(), buf, offset)
+        OPENING.with_borrow_mut(|scratch| self.read_exact_at_with(scratch, buf, offset))
     }
 }
