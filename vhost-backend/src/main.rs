@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
 use vhost_backend::args::{Args, LogFormat, LogLevel};
 use vhost_backend::config::{DoorChoice, Failure, FailureKind, Service};
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Failure> {
     let kind = |kind| move |error| Failure { kind, error };
     let door = DoorChoice::choose(args)?;
+    raise_descriptor_limit();
     let shutdown = Shutdown::new()
         .context("wake-up descriptor")
         .map_err(kind(FailureKind::Environment))?;
@@ -44,6 +46,19 @@ fn run(args: &Args) -> Result<(), Failure> {
     serve(service.door, &service.device, &shutdown)
         .context("serving")
         .map_err(kind(FailureKind::Serving))
+}
+
+/// Layers, queues and memory regions are descriptors; the usual soft limit is only there for programs that use
+/// `select`. If it cannot be raised, whatever does not fit says so itself.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 fn init_log(args: &Args) {

@@ -67,6 +67,9 @@ fn serve_connection(
     shutdown: &Shutdown,
     log: &Arc<RateLimit>,
 ) {
+    if let Some(suppressed) = log.admit() {
+        tracing::info!(suppressed, "front-end connected");
+    }
     let served = stream
         .set_nonblocking(false)
         .and_then(|()| session::serve(stream, device, shutdown, log));
