@@ -9,7 +9,8 @@ use std::sync::Arc;
 use image::{Image, Reader};
 
 use crate::support::{
-    Packing, Range, Wrapper, chain, disk_bytes, file, layer, open, packings, read_all, skipped,
+    LZ4, Packing, Range, Wrapper, chain, disk_bytes, file, layer, open, packings, read_all,
+    skipped, tar_header,
 };
 
 const SECTORS: u64 = 40;
@@ -112,7 +113,7 @@ fn message_is_one_readable_line() {
     let sound = file(dir.path(), "sound", &sound_layer());
     let zfile = Packing {
         wrapper: Wrapper::Bare,
-        zip: Some(crate::support::LZ4),
+        zip: Some(LZ4),
     }
     .pack(&sound_layer());
     let tar = Wrapper::Pax.wrap(&zfile);
@@ -120,7 +121,7 @@ fn message_is_one_readable_line() {
     bad_checksum[3] ^= 1;
     let mut two_members = tar.clone();
     let end = two_members.len();
-    two_members[end - 1024..end - 512].copy_from_slice(&crate::support::tar_header("x", b'0', 0));
+    two_members[end - 1024..end - 512].copy_from_slice(&tar_header("x", b'0', 0));
     let mut damaged_table = zfile.clone();
     let table = damaged_table.len() - 512 - 4;
     damaged_table[table] ^= 1;
@@ -248,6 +249,24 @@ fn layer_cut_at_any_sector_is_refused_or_right() {
         };
         assert!(right <= spare, "{packing:?}: {right} cuts went unnoticed");
     }
+}
+
+/// What is odd but legal opens, and is told apart by layer.
+#[test]
+fn warnings_name_the_layer() {
+    let mut resized = sound_layer();
+    resized[48] ^= 2;
+    let mut without_trailer = LZ4.pack(&sound_layer());
+    without_trailer.truncate(without_trailer.len() - 512);
+    let image = open(vec![sound_layer(), resized, without_trailer]).unwrap();
+    assert_eq!(
+        image.warnings(),
+        [
+            "layer 1 (/layers/1): header and trailer differ in virtual size; the trailer counts",
+            "layer 2 (/layers/2): the trailer is missing",
+        ]
+    );
+    assert!(read_all(&image).unwrap() == disk_bytes(&ranges(), SECTORS));
 }
 
 #[test]
