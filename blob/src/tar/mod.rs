@@ -53,6 +53,16 @@ pub enum TarError {
     /// Reading a header failed.
     #[error("cannot read a tar header")]
     Read(#[source] ReadError),
+    /// The blob ends inside a header.
+    #[error(
+        "tar file of {blob_len_bytes} bytes ends before its headers do, at byte {needed_bytes}"
+    )]
+    TooShort {
+        /// Length of the blob.
+        blob_len_bytes: u64,
+        /// Where the headers end.
+        needed_bytes: u64,
+    },
     /// The header's checksum does not match its bytes.
     #[error(
         "tar header at byte {offset}: checksum field says {stated}, the bytes add up to {computed}"
@@ -226,6 +236,14 @@ fn check_extent(source: &impl ReadAt, payload: &Payload) -> Result<(), TarError>
 }
 
 fn read_block(source: &impl ReadAt, offset: u64) -> Result<Block, TarError> {
+    let (blob_len_bytes, needed_bytes) =
+        (source.len_bytes(), offset.saturating_add(BLOCK_LEN_BYTES));
+    if needed_bytes > blob_len_bytes {
+        return Err(TarError::TooShort {
+            blob_len_bytes,
+            needed_bytes,
+        });
+    }
     let mut block = [0; 512];
     source
         .read_exact_at(&mut block, offset)
@@ -485,7 +503,7 @@ mod tests {
         assert!(matches!(located(short), Err(TarError::Size { .. })));
         assert!(matches!(
             located(plain(&[7; 9])[..300].to_vec()),
-            Err(TarError::Read(_))
+            Err(TarError::TooShort { .. })
         ));
 
         let mut unfinished = pax(b"13 size=5430\n", "0", &[0; 5430]);
