@@ -250,7 +250,13 @@ fn beginning_of_a_layer_is_refused_for_what_it_begins_as() {
     let tar = Wrapper::Ustar.wrap(&layer);
     let error = refusal(tar[..300].to_vec());
     assert!(
-        matches!(error, LayerError::Tar(TarError::Read(_))),
+        matches!(
+            error,
+            LayerError::Tar(TarError::TooShort {
+                needed_bytes: 512,
+                ..
+            })
+        ),
         "{error:?}"
     );
 }
