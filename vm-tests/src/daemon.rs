@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::artifacts;
 use crate::process::Process;
-use crate::requirement::{Missing, program};
+use crate::requirement::program;
 use crate::stack::Stack;
 
 /// Queues every backend offers here: no fewer than any guest has processors.
@@ -46,14 +46,10 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// [`Missing`] if the program is not there, or the stack has no layers; otherwise why it did not start.
+    /// [`Missing`](crate::requirement::Missing) if the program is not there; otherwise why it did not start.
     pub fn start(stack: &Stack) -> Result<Self> {
         match std::env::var("VM_TESTS_BACKEND").as_deref() {
             Ok("qsd") => Self::qemu_storage_daemon(&stack.flat),
-            Ok("vbd") | Err(_) if stack.layers.is_empty() => Err(Missing::new(
-                "no layers to serve (VM_TESTS_BACKEND=qsd serves the flat image)",
-            )
-            .into()),
             Ok("vbd") | Err(_) => Self::vbd_vhost(&stack.layers),
             Ok(other) => bail!("VM_TESTS_BACKEND={other}: neither vbd nor qsd"),
         }
@@ -81,7 +77,7 @@ impl Backend {
     ///
     /// # Errors
     ///
-    /// [`Missing`] if it is not installed; otherwise why it did not get ready.
+    /// [`Missing`](crate::requirement::Missing) if it is not installed; otherwise why it did not get ready.
     pub fn qemu_storage_daemon(image: &Path) -> Result<Self> {
         let mut command = Command::new(program("qemu-storage-daemon")?);
         let image = image.display();

@@ -116,24 +116,20 @@ fn reads_are_right_on_four_queues_with_interrupts_masked() -> Result<()> {
 
 #[test]
 fn reads_are_right_on_rings_too_small_for_the_longest_chains() -> Result<()> {
-    // Direct chains longer than the ring cannot be asked: the odd framings that need more than 16 or 4 entries.
+    // A direct chain longer than the ring cannot be asked, so here only the indirect framings are all there.
     or_skip(|| {
         let mut bench = Bench::new()?;
-        for (options, framings) in [
-            ("ringsize=16,queues=2", None),
-            ("ringsize=4", None),
-            ("ringsize=2", None),
-        ] {
+        for options in ["ringsize=16,queues=2", "ringsize=4", "ringsize=2"] {
             for machine in MACHINES {
                 let report = bench.run(machine, options)?;
                 ensure!(
                     report.number("digest")? == digest(&bench.disk),
-                    "{options}: the disk differs"
+                    "{machine:?} {options}: the disk differs"
                 );
                 let count = report.check_framings()?;
                 ensure!(
-                    framings.is_none_or(|wanted: usize| wanted == count) && count >= FRAMINGS,
-                    "{options}: {count}"
+                    (FRAMINGS..2 * FRAMINGS).contains(&count),
+                    "{machine:?} {options}: {count} framings"
                 );
             }
         }
