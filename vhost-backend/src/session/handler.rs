@@ -148,11 +148,11 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
         let unknown = features & !offered_protocol_features().bits();
-        if unknown == 0 {
-            Ok(())
-        } else {
-            self.refuse(format!("protocol features {unknown:#x} were never offered"))
+        if unknown != 0 {
+            return self.refuse(format!("protocol features {unknown:#x} were never offered"));
         }
+        self.protocol_features = features;
+        Ok(())
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {

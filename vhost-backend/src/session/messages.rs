@@ -1,26 +1,20 @@
 //! The message loop of one connection.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::device::Device;
 use crate::rate_limit::RateLimit;
 use crate::server::Shutdown;
 use crate::session::Session;
+use crate::session::peek::Peek;
+use crate::session::roomy_table;
 
-/// Length of a message header in bytes; its last four bytes are the length of the payload.
-const HEADER_LEN_BYTES: usize = 12;
-/// Longest payload any message has; the message crate refuses a longer one.
-const MAX_PAYLOAD_LEN_BYTES: usize = 4096;
-/// Most descriptors of a message: one for each region of a memory table.
-const MAX_DESCRIPTORS: usize = 32;
 /// A message that has begun must be complete after this time.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
 /// How often an incomplete message is looked at again.
@@ -57,13 +51,17 @@ pub fn serve(
         Arc::clone(device),
         Arc::clone(log),
     )));
-    let mut handler = BackendReqHandler::from_stream(stream, session);
+    let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&session));
     loop {
-        match wait_for_message(&watched, shutdown)? {
-            Wake::Message => {}
+        let message = match wait_for_message(&watched, shutdown)? {
+            Wake::Message(message) => message,
             Wake::End(end) => return Ok(end),
-        }
-        match handler.handle_request() {
+        };
+        let handled = match roomy_table::recognise(&message) {
+            Some(table) => table.take(&watched, &session),
+            None => handler.handle_request(),
+        };
+        match handled {
             Ok(()) => {}
             Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => {
                 return Ok(End::Disconnected);
@@ -81,7 +79,7 @@ pub fn serve(
 }
 
 enum Wake {
-    Message,
+    Message(Peek),
     End(End),
 }
 
@@ -104,13 +102,17 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown) -> io::Result<Wake
         if !shutdown_events.is_empty() {
             return Ok(Wake::End(End::Shutdown));
         }
-        if message_is_whole(stream)? {
-            let end = has_too_many_descriptors(stream)?;
-            return Ok(if end {
-                Wake::End(End::Refused)
-            } else {
-                Wake::Message
-            });
+        if let Some(message) = Peek::at_whole_message(stream)? {
+            if message.has_too_many_descriptors() {
+                // The message crate would lose the header over them and read the payload as the next message.
+                return Ok(Wake::End(End::Refused));
+            }
+            tracing::debug!(
+                request = message.request,
+                payload = message.payload_len_bytes,
+                "message"
+            );
+            return Ok(Wake::Message(message));
         }
         // What is there now will not grow any more.
         if stream_events.intersects(PollFlags::HUP | PollFlags::ERR) {
@@ -123,43 +125,4 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown) -> io::Result<Wake
         }
         std::thread::sleep(PARTIAL_POLL);
     }
-}
-
-/// Whether a whole message has arrived, or something that the message crate will refuse at once.
-fn message_is_whole(stream: &UnixStream) -> io::Result<bool> {
-    let available = usize::try_from(rustix::io::ioctl_fionread(stream)?).unwrap_or(usize::MAX);
-    if available < HEADER_LEN_BYTES {
-        return Ok(false);
-    }
-    let mut header = [0; HEADER_LEN_BYTES];
-    let (peeked, _) = rustix::net::recv(stream, &mut header[..], RecvFlags::PEEK)?;
-    let [request, .., l0, l1, l2, l3] = header;
-    let payload = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
-    // A header that lies in two pieces, or states a length no message has, is left to the message crate to refuse.
-    let whole = peeked < HEADER_LEN_BYTES
-        || available - HEADER_LEN_BYTES >= payload.min(MAX_PAYLOAD_LEN_BYTES);
-    if whole {
-        tracing::debug!(request, payload, "message");
-    }
-    Ok(whole)
-}
-
-/// Whether the message that has arrived carries more descriptors than any message may. The message crate would lose
-/// its header over them and read its payload as the next message.
-fn has_too_many_descriptors(stream: &UnixStream) -> io::Result<bool> {
-    let mut header = [0; HEADER_LEN_BYTES];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut iov = [IoSliceMut::new(&mut header)];
-    let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;
-    let peeked = rustix::net::recvmsg(stream, &mut iov, &mut control, flags)?;
-    // Peeking duplicates the descriptors; counting closes the duplicates.
-    let count: usize = control
-        .drain()
-        .map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.count(),
-            _ => 0,
-        })
-        .sum();
-    Ok(count > MAX_DESCRIPTORS || peeked.flags.contains(ReturnFlags::CTRUNC))
 }

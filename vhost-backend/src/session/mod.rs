@@ -10,7 +10,9 @@
 mod handler;
 mod memory;
 mod messages;
+mod peek;
 mod ring;
+mod roomy_table;
 
 pub use memory::MemoryError;
 pub use messages::{End, serve};
@@ -18,6 +20,7 @@ pub use messages::{End, serve};
 use std::sync::Arc;
 
 use vhost::vhost_user::Backend;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 use crate::device::{Device, PROTOCOL_FEATURES};
 use crate::rate_limit::RateLimit;
@@ -29,6 +32,7 @@ use ring::{Ring, Surroundings};
 pub struct Session {
     device: Arc<Device>,
     features: u64,
+    protocol_features: u64,
     memory: MemoryTable,
     rings: Vec<Ring>,
     /// Bounds what front-ends can have written to the log.
@@ -53,11 +57,16 @@ impl Session {
         Self {
             device,
             features: 0,
+            protocol_features: 0,
             memory: MemoryTable::default(),
             rings,
             log,
             backend_channel: None,
         }
+    }
+
+    fn acked(&self, feature: VhostUserProtocolFeatures) -> bool {
+        self.protocol_features & feature.bits() != 0
     }
 
     /// Changes one ring with its worker stopped, and starts it again if it can run.

@@ -37,6 +37,8 @@ struct Profile {
     /// Offset, size and flags of each GET_CONFIG.
     config: &'static [(u32, u32, u32)],
     asks_queue_num: bool,
+    /// Regions that a memory table has room for beyond what it holds.
+    spare_regions: usize,
     ring_size: u16,
     queues: u32,
     steps: &'static [Step],
@@ -52,6 +54,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: EVERYTHING,
         config: &[(0, 57, 0)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 128,
         queues: 2,
         steps: &[Err, Call, Num, Base, Addr, Kick, Enable],
@@ -63,6 +66,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: EVERYTHING,
         config: &[(0, 57, 0)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 1024,
         queues: 1,
         steps: &[Err, Call, Num, Base, Addr, Kick, Enable],
@@ -74,6 +78,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: EVERYTHING,
         config: &[(0, 57, 0)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 128,
         queues: 1,
         steps: &[Err, Call, Num, Base, Addr, Kick, Enable],
@@ -85,6 +90,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: MQ | REPLY_ACK | CONFIG | MEM_SLOTS,
         config: &[(0, 60, 1)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 128,
         queues: 4,
         steps: &[Num, Addr, Base, Kick, Enable],
@@ -96,6 +102,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: CONFIG,
         config: &[(0, 60, 1)],
         asks_queue_num: false,
+        spare_regions: 0,
         ring_size: 256,
         queues: 1,
         steps: &[Num, Addr, Base, Call, Kick, Enable],
@@ -122,6 +129,7 @@ const PROFILES: [Profile; 8] = [
             (0, 52, 0),
         ],
         asks_queue_num: false,
+        spare_regions: 1,
         ring_size: 256,
         queues: 1,
         steps: &[CallPipe, Num, Base, Addr, Kick, Enable],
@@ -133,6 +141,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: MQ | REPLY_ACK | CONFIG | MEM_SLOTS,
         config: &[(0, 60, 0)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 256,
         queues: 2,
         steps: &[Num, Base, Addr, Kick, Call, Enable],
@@ -144,6 +153,7 @@ const PROFILES: [Profile; 8] = [
         protocol_features: MQ | CONFIG | BACKEND_REQ,
         config: &[(0, 60, 1)],
         asks_queue_num: true,
+        spare_regions: 0,
         ring_size: 256,
         queues: 2,
         steps: &[Num, Addr, Base, Call, Kick, Enable],
@@ -193,7 +203,10 @@ fn run(profile: &Profile) {
         rings: Vec::new(),
         features,
     };
-    driver.hand_over_memory(protocol & MEM_SLOTS != 0);
+    match protocol & MEM_SLOTS {
+        0 => driver.hand_over_table(profile.spare_regions),
+        _ => driver.hand_over_memory(true),
+    }
     let mut pipes = Vec::new();
     for index in 0..profile.queues {
         let ring = driver.new_ring(index, profile.ring_size);

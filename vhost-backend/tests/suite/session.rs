@@ -521,6 +521,21 @@ fn message_with_more_descriptors_than_any_may_have_ends_the_connection_at_once()
 }
 
 #[test]
+fn memory_table_with_room_to_spare_is_taken_as_it_says() {
+    let (mut driver, disk, _served) = start(1);
+    driver.client.acknowledge = true;
+    for spare in [1, 2, 29] {
+        driver.hand_over_table(spare);
+        check_read(&mut driver, 0, &disk);
+    }
+    // A region that is not there is refused in this form too.
+    driver.client.acknowledge = false;
+    driver.guest.pieces[0].file.set_len(0).unwrap();
+    driver.hand_over_table(1);
+    assert!(driver.client.is_closed());
+}
+
+#[test]
 fn message_in_pieces_is_waited_for() {
     let (mut driver, disk, _served) = start(1);
     let message = [

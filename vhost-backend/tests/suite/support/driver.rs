@@ -108,21 +108,25 @@ impl Driver {
     }
 
     pub(crate) fn hand_over_memory(&mut self, by_region: bool) {
-        // From the top, because nothing says that regions come in order.
-        let pieces: Vec<_> = self.guest.pieces.iter().rev().collect();
-        if by_region {
-            for piece in pieces {
-                let payload = [vec![0; 8], piece.region()].concat();
-                self.client.tell(ADD_MEM_REG, &payload, &[&piece.file]);
-            }
-            return;
+        if !by_region {
+            return self.hand_over_table(0);
         }
-        let mut payload = [u32::try_from(pieces.len()).unwrap(), 0]
-            .map(u32::to_le_bytes)
-            .concat();
+        // From the top, because nothing says that regions come in order.
+        for piece in self.guest.pieces.iter().rev() {
+            let payload = [vec![0; 8], piece.region()].concat();
+            self.client.tell(ADD_MEM_REG, &payload, &[&piece.file]);
+        }
+    }
+
+    /// The whole table in one message, with room for `spare` more regions.
+    pub(crate) fn hand_over_table(&mut self, spare: usize) {
+        let pieces: Vec<_> = self.guest.pieces.iter().rev().collect();
+        let count = u32::try_from(pieces.len()).unwrap();
+        let mut payload = [count, 0].map(u32::to_le_bytes).concat();
         pieces
             .iter()
             .for_each(|piece| payload.extend(piece.region()));
+        payload.resize(payload.len() + 32 * spare, 0xEE);
         let files: Vec<&File> = pieces.iter().map(|piece| &piece.file).collect();
         self.client.tell(SET_MEM_TABLE, &payload, &files);
     }

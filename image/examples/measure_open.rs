@@ -1,4 +1,4 @@
-//! Measures opening: `cargo run --release -p image --example measure [LAYER…]`.
+//! Measures opening: `cargo run --release -p image --example measure_open [LAYER…]`.
 //!
 //! Time is the median of nine runs with the files in the page cache. Memory is how far the resident memory of the
 //! process rises above where it stood, at its peak during the first open and with the image open. Arguments are

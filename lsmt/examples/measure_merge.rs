@@ -1,4 +1,4 @@
-//! Measures opening, merging and looking up: `cargo run --release -p lsmt --example measure`.
+//! Measures opening, merging and looking up: `cargo run --release -p lsmt --example measure_merge`.
 //!
 //! Every number is the best of several runs; layers are in memory, so no disk takes part.
 #![expect(
