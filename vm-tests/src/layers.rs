@@ -31,9 +31,13 @@ const FORMS: [Form; 4] = [
     },
 ];
 
-struct Form {
-    zfile: Option<(zfile::Algorithm, u32)>,
-    tar: bool,
+/// How a layer is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    /// In a ZFile: its algorithm and block size in bytes.
+    pub zfile: Option<(zfile::Algorithm, u32)>,
+    /// In a tar file.
+    pub tar: bool,
 }
 
 /// Writes layers into `dir` that read together like `disk`; lowest first.
@@ -94,7 +98,12 @@ fn cut(
     Ok(())
 }
 
-fn wrap(layer: Vec<u8>, form: &Form) -> Result<Vec<u8>> {
+/// Stores a layer in a form.
+///
+/// # Errors
+///
+/// If it cannot be compressed.
+pub fn wrap(layer: Vec<u8>, form: &Form) -> Result<Vec<u8>> {
     let mut payload = layer;
     if let Some((algorithm, block_size_bytes)) = form.zfile {
         let options = zfile::WriterOptions {
@@ -108,11 +117,8 @@ fn wrap(layer: Vec<u8>, form: &Form) -> Result<Vec<u8>> {
     }
     if form.tar {
         let length = payload.len() as u64;
-        let mut wrapped = blob::tar::wrap_header(length);
-        wrapped.append(&mut payload);
         let trailer = usize::try_from(blob::tar::wrap_trailer_len_bytes(length))?;
-        wrapped.resize(wrapped.len() + trailer, 0);
-        payload = wrapped;
+        payload = [blob::tar::wrap_header(length), payload, vec![0; trailer]].concat();
     }
     Ok(payload)
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use lsmt::{Writer, WriterOptions};
 use vm_tests::daemon::Backend;
+use vm_tests::layers::{Form, wrap};
 use vm_tests::linux::{Boot, Report};
 use vm_tests::qemu;
 use vm_tests::requirement::program;
@@ -24,8 +25,7 @@ const BLOCK_BYTES: usize = 4096;
 struct Step {
     name: &'static str,
     what: &'static str,
-    compression: Option<zfile::Algorithm>,
-    tar: bool,
+    form: Form,
     add: &'static [(&'static str, usize)],
     remove: &'static [&'static str],
 }
@@ -34,8 +34,10 @@ const STEPS: [Step; 4] = [
     Step {
         name: "base.lsmt",
         what: "plain",
-        compression: None,
-        tar: false,
+        form: Form {
+            zfile: None,
+            tar: false,
+        },
         add: &[
             ("etc/os-release", 90),
             ("etc/motd", 513),
@@ -47,8 +49,10 @@ const STEPS: [Step; 4] = [
     Step {
         name: "libs.zfile",
         what: "ZFile, LZ4",
-        compression: Some(zfile::Algorithm::Lz4),
-        tar: false,
+        form: Form {
+            zfile: Some((zfile::Algorithm::Lz4, 4096)),
+            tar: false,
+        },
         add: &[
             ("usr/lib/libextra.so", 3_000_001),
             ("usr/share/doc/extra.txt", 12_345),
@@ -58,8 +62,10 @@ const STEPS: [Step; 4] = [
     Step {
         name: "app.zfile",
         what: "ZFile, zstd",
-        compression: Some(zfile::Algorithm::Zstd),
-        tar: false,
+        form: Form {
+            zfile: Some((zfile::Algorithm::Zstd, 4096)),
+            tar: false,
+        },
         add: &[
             ("app/server", 5_000_000),
             ("app/config.json", 4_096),
@@ -70,8 +76,10 @@ const STEPS: [Step; 4] = [
     Step {
         name: "top.tar",
         what: "ZFile, LZ4, in tar",
-        compression: Some(zfile::Algorithm::Lz4),
-        tar: true,
+        form: Form {
+            zfile: Some((zfile::Algorithm::Lz4, 4096)),
+            tar: true,
+        },
         add: &[
             ("app/data/users.db", 250_000),
             ("app/data/empty", 0),
@@ -162,7 +170,7 @@ fn build(dir: &Path) -> Result<Stack> {
         change(&flat, step, dir, &mut files)?;
         let after = std::fs::read(&flat)?;
         let path = dir.join(step.name);
-        let layer = pack(difference(&before, &after)?, step)?;
+        let layer = wrap(difference(&before, &after)?, &step.form)?;
         println!("  {:12} {:>9} bytes  {}", step.name, layer.len(), step.what);
         std::fs::write(&path, layer)?;
         layers.push(path);
@@ -258,23 +266,4 @@ fn difference(before: &[u8], after: &[u8]) -> Result<Vec<u8>> {
         }
     }
     Ok(writer.finish()?)
-}
-
-fn pack(layer: Vec<u8>, step: &Step) -> Result<Vec<u8>> {
-    let mut payload = layer;
-    if let Some(algorithm) = step.compression {
-        let options = zfile::WriterOptions {
-            algorithm,
-            ..zfile::WriterOptions::default()
-        };
-        let mut writer = zfile::Writer::new(Vec::new(), options)?;
-        writer.append(&payload)?;
-        payload = writer.finish_overwriting()?;
-    }
-    if step.tar {
-        let len = payload.len() as u64;
-        let trailer = usize::try_from(blob::tar::wrap_trailer_len_bytes(len))?;
-        payload = [blob::tar::wrap_header(len), payload, vec![0; trailer]].concat();
-    }
-    Ok(payload)
 }
