@@ -1,5 +1,7 @@
 //! The backend under test, as a process with a socket.
 
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -36,6 +38,8 @@ pub struct Backend {
     /// Which program it is: some answers differ, see [`Backend::serial`].
     pub kind: Kind,
     process: Process,
+    program: PathBuf,
+    arguments: Vec<OsString>,
     socket: PathBuf,
     /// Holds the socket; goes last.
     _dir: tempfile::TempDir,
@@ -102,6 +106,8 @@ impl Backend {
         let dir = tempfile::Builder::new().prefix("vbd-socket").tempdir()?;
         let socket = dir.path().join("disk.sock");
         add_socket(&mut command, &socket);
+        let program = PathBuf::from(command.get_program());
+        let arguments = command.get_args().map(OsString::from).collect();
         let mut process = Process::spawn("backend", &mut command)?;
         let deadline = Instant::now() + START_LIMIT;
         while !socket.exists() {
@@ -114,6 +120,8 @@ impl Backend {
         Ok(Self {
             kind,
             process,
+            program,
+            arguments,
             socket,
             _dir: dir,
         })
@@ -138,6 +146,26 @@ impl Backend {
     #[must_use]
     pub fn text(&self) -> String {
         self.process.text()
+    }
+
+    /// Kills it as SIGKILL does, without a word, and starts it again with the same arguments.
+    ///
+    /// # Errors
+    ///
+    /// If it does not get ready again.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.process.kill()?;
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        self.process = Process::spawn("backend", &mut command)?;
+        let deadline = Instant::now() + START_LIMIT;
+        // The socket of the killed one stays until the new one takes its place, but nobody answers on it.
+        while UnixStream::connect(&self.socket).is_err() {
+            self.still_runs()?;
+            ensure!(Instant::now() < deadline, "no new socket: {}", self.text());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Fails if the backend has ended.

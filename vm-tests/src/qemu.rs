@@ -27,8 +27,16 @@ pub enum Machine {
 /// memory barriers of a guest that can never have more than one, although the backend is another process: now
 /// and then the guest then misses that the backend has gone to sleep, does not kick it, and waits for ever.
 fn command(socket: &Path, machine: &str, memory: &str, processors: u32) -> Result<Command> {
+    command_over(
+        &format!("path={}", socket.display()),
+        machine,
+        memory,
+        processors,
+    )
+}
+
+fn command_over(path: &str, machine: &str, memory: &str, processors: u32) -> Result<Command> {
     let mut command = Command::new(program("qemu-system-x86_64")?);
-    let socket = socket.display();
     command.args(["-accel", "tcg", "-cpu", "max", "-nodefaults", "-no-reboot"]);
     let room = processors + 1;
     command.args(["-smp", &format!("{processors},maxcpus={room}")]);
@@ -38,7 +46,7 @@ fn command(socket: &Path, machine: &str, memory: &str, processors: u32) -> Resul
         &format!("memory-backend-memfd,id=memory,size={memory},share=on"),
     ]);
     command.args(["-machine", &format!("{machine},memory-backend=memory")]);
-    command.args(["-chardev", &format!("socket,id=disk,path={socket}")]);
+    command.args(["-chardev", &format!("socket,id=disk,{path}")]);
     command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     Ok(command)
 }
@@ -70,6 +78,23 @@ pub fn linux(socket: &Path, boot: &Boot, scratch: &Path) -> Result<Process> {
 ///
 /// [`Missing`](crate::requirement::Missing) if QEMU or a compiler is not there; otherwise an I/O error.
 pub fn bare_metal(socket: &Path, machine: Machine, options: &str) -> Result<Process> {
+    bare_metal_over(&format!("path={}", socket.display()), machine, options)
+}
+
+/// The same, in a QEMU that connects again, a second later, when the backend has gone.
+///
+/// # Errors
+///
+/// As [`bare_metal`].
+pub fn bare_metal_reconnecting(socket: &Path, machine: Machine, options: &str) -> Result<Process> {
+    bare_metal_over(
+        &format!("path={},reconnect=1", socket.display()),
+        machine,
+        options,
+    )
+}
+
+fn bare_metal_over(path: &str, machine: Machine, options: &str) -> Result<Process> {
     let (machine, device) = match machine {
         Machine::Q35 => ("q35", "vhost-user-blk-pci"),
         Machine::MicroVm => (
@@ -77,7 +102,7 @@ pub fn bare_metal(socket: &Path, machine: Machine, options: &str) -> Result<Proc
             "vhost-user-blk",
         ),
     };
-    let mut command = command(socket, machine, "64M", 1)?;
+    let mut command = command_over(path, machine, "64M", 1)?;
     // Where the device is on virtio-mmio: version 2 of it, not the legacy one.
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     command.args([

@@ -8,7 +8,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
     VIRTIO_BLK_F_TOPOLOGY,
 };
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 
 /// The bit that says vhost-user protocol features can be negotiated.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -17,11 +17,16 @@ pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 /// Descriptor tables outside the ring.
 pub const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
+/// Requests are given back in the order they were made available. That is how they are served in any case; taking the
+/// feature tells cloud-hypervisor that it can reconnect without losing any.
+const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
+
 /// Virtio features on offer.
 ///
 /// FLUSH, DISCARD, WRITE_ZEROES and CONFIG_WCE have no meaning on a read-only disk and are left out.
 /// ACCESS_PLATFORM would need an IOTLB.
 pub const OFFERED_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
+    | IN_ORDER
     | EVENT_IDX
     | INDIRECT_DESC
     | PROTOCOL_FEATURES

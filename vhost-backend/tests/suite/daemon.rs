@@ -17,13 +17,13 @@ use crate::support::image::layers;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_vbd-vhost");
 
 /// A directory with the usual three layers in it.
-struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
-    disk: Vec<u8>,
+    pub(crate) disk: Vec<u8>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (blobs, disk) = layers();
         for (name, blob) in ["base.lsmt", "app.zfile", "top.zfile"].iter().zip(blobs) {
@@ -43,7 +43,7 @@ impl Place {
     }
 
     /// A daemon on the usual layers, once its socket is there.
-    fn daemon(&self, more: &[&str]) -> Daemon {
+    pub(crate) fn daemon(&self, more: &[&str]) -> Daemon {
         let socket = self.path("vbd.sock");
         let mut command = Command::new(PROGRAM);
         command
@@ -56,12 +56,12 @@ impl Place {
             child: command.stderr(Stdio::piped()).spawn().unwrap(),
             socket,
         };
-        wait_until("the socket", || daemon.socket.exists());
+        wait_until("an answer", || UnixStream::connect(&daemon.socket).is_ok());
         daemon
     }
 }
 
-struct Daemon {
+pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
 }
@@ -83,7 +83,7 @@ impl Daemon {
         (status.code(), log, took)
     }
 
-    fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).unwrap()
     }
 

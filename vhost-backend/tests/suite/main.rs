@@ -8,6 +8,7 @@
 
 mod daemon;
 mod golden;
+mod kill;
 mod profiles;
 mod requests;
 mod session;

@@ -258,7 +258,7 @@ fn call_descriptor_may_be_a_pipe_and_may_be_full() {
     check_read(&mut driver, 0, &disk);
     assert!(readable(&read_end, Duration::from_secs(5)));
     let mut bytes = [0; 16];
-    assert_eq!(rustix::io::read(&read_end, &mut bytes).unwrap(), 8);
+    assert_eq!(rustix::io::read(&read_end, &mut bytes).unwrap() % 8, 0);
     // Nobody reads any more: the pipe fills, the ring goes on.
     for _ in 0..10_000 {
         driver.want_interrupt(0);

@@ -60,6 +60,15 @@ pub(crate) struct Ring {
     pub(crate) event_idx: bool,
 }
 
+/// Where a front-end has a new backend go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// QEMU.
+    AtUsedIndex,
+    /// cloud-hypervisor.
+    AtAvailableIndex,
+}
+
 pub(crate) struct Driver {
     pub(crate) client: Client,
     pub(crate) guest: Guest,
@@ -89,22 +98,39 @@ impl Driver {
 
     /// Negotiates the offered features within these masks and hands over the memory.
     pub(crate) fn negotiate(stream: UnixStream, features: u64, protocol_features: u64) -> Self {
-        let mut client = Client::new(stream);
-        let offered = client.ask_u64(GET_FEATURES);
-        let features = offered & features;
-        client.tell(SET_OWNER, &[], &[]);
-        let protocol = client.ask_u64(GET_PROTOCOL_FEATURES) & protocol_features;
-        client.tell_u64(SET_PROTOCOL_FEATURES, protocol);
-        client.acknowledge = protocol & REPLY_ACK != 0;
-        client.tell_u64(SET_FEATURES, features);
         let mut driver = Self {
-            client,
+            client: Client::new(stream),
             guest: Guest::new(),
             rings: Vec::new(),
             features,
         };
-        driver.hand_over_memory(protocol & MEM_SLOTS != 0);
+        driver.greet(protocol_features);
         driver
+    }
+
+    /// Goes on over a new connection: the same guest, the same memory, the same rings.
+    pub(crate) fn reconnect(&mut self, stream: UnixStream, positions: Resume) {
+        self.client = Client::new(stream);
+        self.greet(u64::MAX);
+        for at in 0..self.rings.len() {
+            let next_avail = self.rings[at].next_avail;
+            if positions == Resume::AtUsedIndex {
+                self.rings[at].next_avail = self.used_index(at);
+            }
+            self.start_ring(at);
+            self.rings[at].next_avail = next_avail;
+        }
+    }
+
+    fn greet(&mut self, protocol_features: u64) {
+        let client = &mut self.client;
+        self.features &= client.ask_u64(GET_FEATURES);
+        client.tell(SET_OWNER, &[], &[]);
+        let protocol = client.ask_u64(GET_PROTOCOL_FEATURES) & protocol_features;
+        client.tell_u64(SET_PROTOCOL_FEATURES, protocol);
+        client.acknowledge = protocol & REPLY_ACK != 0;
+        client.tell_u64(SET_FEATURES, self.features);
+        self.hand_over_memory(protocol & MEM_SLOTS != 0);
     }
 
     pub(crate) fn hand_over_memory(&mut self, by_region: bool) {
