@@ -136,7 +136,7 @@ fn campaign(depth: u16, resume: Resume, kills: usize, seed: u64) {
     );
 }
 
-fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();

@@ -7,6 +7,7 @@
 )]
 
 mod daemon;
+mod fuzz;
 mod golden;
 mod kill;
 mod profiles;
