@@ -87,6 +87,7 @@ impl Session {
     fn change_memory(&mut self, memory: MemoryTable) {
         self.rings.iter_mut().for_each(Ring::stop);
         self.memory = memory;
+        self.rings.iter_mut().for_each(Ring::mend);
         self.restart_rings();
     }
 

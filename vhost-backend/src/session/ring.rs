@@ -18,12 +18,23 @@ use crate::rate_limit::RateLimit;
 use crate::session::memory::MemoryTable;
 use crate::stats::QueueStats;
 
-/// Where the parts of a ring lie, in the front-end's address space.
+/// Where the parts of a ring lie: as a front-end states it, in its own address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingAddresses {
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
     pub(crate) used: u64,
+}
+
+impl RingAddresses {
+    /// The same in the guest's address space, if the guest has memory there.
+    fn translate(&self, memory: &MemoryTable) -> Option<Self> {
+        Some(Self {
+            descriptors: memory.guest_address(self.descriptors)?,
+            available: memory.guest_address(self.available)?,
+            used: memory.guest_address(self.used)?,
+        })
+    }
 }
 
 /// A ring and what the front-end has said about it.
@@ -124,6 +135,11 @@ impl Ring {
         };
     }
 
+    /// Forgets that the ring did not work: what it lies in has changed.
+    pub(crate) fn mend(&mut self) {
+        self.broken = false;
+    }
+
     /// Stops the ring if it runs. Afterwards nothing of it touches the guest.
     pub(crate) fn stop(&mut self) {
         if let Some(worker) = self.worker.take() {
@@ -152,8 +168,13 @@ impl Ring {
         ) else {
             return;
         };
-        let Some(vring) = self.build(addresses, kick, surroundings) else {
-            self.fail("its ring does not lie in guest memory");
+        let Some(places) = addresses.translate(surroundings.memory) else {
+            // A front-end that rearranges memory takes regions away before it adds the new ones.
+            tracing::debug!("queue {} waits for the memory its ring lies in", self.index);
+            return;
+        };
+        let Some(vring) = self.build(places, kick, surroundings) else {
+            self.fail("its ring is misplaced, or there is no descriptor left");
             return;
         };
         let setup = QueueSetup {
@@ -175,8 +196,8 @@ impl Ring {
         }
     }
 
-    /// The ring as its worker will own it. `None` when an address is not the guest's, not aligned, or the
-    /// descriptors cannot be duplicated.
+    /// The ring as its worker will own it. `None` when an address is not aligned, or the descriptors cannot be
+    /// duplicated.
     fn build(
         &self,
         at: RingAddresses,
@@ -184,16 +205,15 @@ impl Ring {
         surroundings: &Surroundings<'_>,
     ) -> Option<Vring> {
         let memory = surroundings.memory;
-        let descriptors = memory.guest_address(at.descriptors)?;
-        let available = memory.guest_address(at.available)?;
-        let used = memory.guest_address(at.used)?;
         let vring: Vring = Vring::new(
             Arc::<GuestMemoryMmap>::clone(memory.memory()),
             MAX_RING_SIZE,
         )
         .ok()?;
         vring.set_queue_size(self.size);
-        vring.set_queue_info(descriptors, available, used).ok()?;
+        vring
+            .set_queue_info(at.descriptors, at.available, at.used)
+            .ok()?;
         vring.set_queue_next_avail(self.next_avail);
         vring.set_queue_event_idx(surroundings.features & EVENT_IDX != 0);
         vring.set_queue_ready(true);

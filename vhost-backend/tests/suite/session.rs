@@ -33,6 +33,21 @@ fn check_read(driver: &mut Driver, at: usize, disk: &[u8]) {
     assert!(data == disk[500 * 512..500 * 512 + 4096]);
 }
 
+/// Makes a read of one sector available on ring 0, without a kick.
+fn offer_read(driver: &mut Driver) {
+    driver.header(BUFFERS, 0, 500);
+    driver.chain(
+        0,
+        0,
+        &[
+            (BUFFERS, 16, 0),
+            (BUFFERS + 0x1000, 512, WRITE),
+            (BUFFERS + 0x100, 1, WRITE),
+        ],
+    );
+    driver.offer(0, 0);
+}
+
 #[test]
 fn every_subset_of_the_features_works() {
     for bits in 0..16_u64 {
@@ -194,17 +209,7 @@ fn stopping_drains_the_request_at_hand() {
 fn disabled_ring_is_silent_and_enabled_again_it_catches_up() {
     let (mut driver, disk, _served) = start(2);
     driver.client.tell_ring(SET_VRING_ENABLE, 0, 0);
-    driver.header(BUFFERS, 0, 500);
-    driver.chain(
-        0,
-        0,
-        &[
-            (BUFFERS, 16, 0),
-            (BUFFERS + 0x1000, 512, WRITE),
-            (BUFFERS + 0x100, 1, WRITE),
-        ],
-    );
-    driver.offer(0, 0);
+    offer_read(&mut driver);
     driver.kick(0);
     assert_eq!(driver.wait_for(0, Duration::from_millis(30)), None);
     driver.client.tell_ring(SET_VRING_ENABLE, 0, 1);
@@ -403,6 +408,25 @@ fn memory_comes_and_goes_under_a_running_ring() {
 }
 
 #[test]
+fn memory_of_a_running_ring_may_go_and_come_back() {
+    let (mut driver, disk, _served) = start(2);
+    let rings = &driver.guest.pieces[0];
+    let region = [vec![0; 8], rings.region()].concat();
+    let file = rings.file.try_clone().unwrap();
+    for _ in 0..10 {
+        driver.client.tell(REM_MEM_REG, &region, &[]);
+        driver.kick(0);
+        driver.client.tell(ADD_MEM_REG, &region, &[&file]);
+        check_read(&mut driver, 0, &disk);
+        check_read(&mut driver, 1, &disk);
+    }
+    assert!(
+        !readable(&driver.rings[0].error, Duration::ZERO),
+        "nothing was wrong with the ring"
+    );
+}
+
+#[test]
 fn memory_that_is_not_there_is_refused() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(0xfff).unwrap();
@@ -431,17 +455,7 @@ fn device_reset_forgets_the_rings_and_keeps_the_session() {
     let (mut driver, disk, _served) = start(2);
     check_read(&mut driver, 1, &disk);
     driver.client.tell(RESET_DEVICE, &[], &[]);
-    driver.header(BUFFERS, 0, 500);
-    driver.chain(
-        0,
-        0,
-        &[
-            (BUFFERS, 16, 0),
-            (BUFFERS + 0x1000, 512, WRITE),
-            (BUFFERS + 0x100, 1, WRITE),
-        ],
-    );
-    driver.offer(0, 0);
+    offer_read(&mut driver);
     driver.kick(0);
     assert_eq!(
         driver.wait_for(0, Duration::from_millis(30)),
