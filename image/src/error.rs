@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use blob::tar::TarError;
 use blob::{FileOpenError, ReadError};
 
+use crate::shown::Shown;
+
 /// An image that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// One layer is not what it should be.
-    #[error("layer {ordinal} ({})", path.display())]
+    #[error("layer {ordinal} ({})", Shown(path))]
     Layer {
         /// Ordinal of the layer, 0 = lowest.
         ordinal: usize,
@@ -22,7 +24,7 @@ pub enum OpenError {
     /// The layers hold more index records together than are kept in memory at once.
     #[error(
         "layer {ordinal} ({}): {found} index records in the layers up to this one are more than the limit of {max}",
-        path.display()
+        Shown(path)
     )]
     TooManyRecords {
         /// Ordinal of the layer that is one too many, 0 = lowest.

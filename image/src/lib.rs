@@ -29,10 +29,12 @@ mod error;
 mod open;
 mod probe;
 mod reader;
+mod shown;
 mod source;
 
 pub use config::{ConfigError, ImageConfig};
 pub use error::{LayerError, OpenError};
 pub use open::{Image, MAX_RECORDS};
 pub use reader::{ReadFailure, Reader};
+pub use shown::Shown;
 pub use source::{Packing, Source};

@@ -7,6 +7,7 @@ use lsmt::{Disk, Layer};
 
 use crate::error::{LayerError, OpenError};
 use crate::probe;
+use crate::shown::Shown;
 use crate::source::{Bytes, Source};
 
 /// Records of all layers together that are held at once before they are merged: 16 bytes each, so 512 MiB.
@@ -125,7 +126,7 @@ impl Image {
             let mut warn = |text: String| {
                 warnings.push(format!(
                     "layer {ordinal} ({}): {text}",
-                    self.path(ordinal).display()
+                    Shown(self.path(ordinal))
                 ));
             };
             if let Source::Compressed(zfile) = layer.source() {

@@ -8,6 +8,7 @@ use lsmt::Extent;
 use zfile::Scratch;
 
 use crate::Image;
+use crate::shown::Shown;
 
 /// One thread's way to read an [`Image`]: the image is shared, the buffers are its own.
 ///
@@ -34,7 +35,7 @@ impl std::fmt::Display for ReadFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "disk byte {}", self.disk_offset)?;
         match &self.layer {
-            Some((ordinal, path)) => write!(f, ": layer {ordinal} ({})", path.display()),
+            Some((ordinal, path)) => write!(f, ": layer {ordinal} ({})", Shown(path)),
             None => Ok(()),
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use image::{Image, ImageConfig};
+use image::{Image, ImageConfig, Shown};
 
 use crate::args::Args;
 use crate::device::Device;
@@ -101,7 +101,7 @@ impl Service {
             DoorChoice::Inherited(Inherited::Connection(stream)) => Door::Connection(stream),
             DoorChoice::Path(path) => {
                 let socket = BoundSocket::bind(&path)
-                    .with_context(|| format!("socket {}", path.display()))
+                    .with_context(|| format!("socket {}", Shown(&path)))
                     .map_err(FailureKind::Environment.of())?;
                 shutdown.remove_at_end(socket.file().clone());
                 Door::Bound(socket)
@@ -165,12 +165,12 @@ fn layers(args: &Args) -> Result<Vec<PathBuf>, Failure> {
 
 fn layers_of_config(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let config = ImageConfig::load(path)
-        .with_context(|| format!("image configuration {}", path.display()))
+        .with_context(|| format!("image configuration {}", Shown(path)))
         .map_err(FailureKind::Image.of())?;
     config
         .notes
         .iter()
-        .for_each(|note| tracing::warn!("image configuration {}: {note}", path.display()));
+        .for_each(|note| tracing::warn!("image configuration {}: {note}", Shown(path)));
     Ok(config.layers)
 }
 

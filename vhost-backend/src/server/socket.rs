@@ -28,7 +28,7 @@ pub enum SocketError {
     #[error("the path names no file")]
     NoName,
     /// The directory cannot be used.
-    #[error("cannot use its directory {}", directory.display())]
+    #[error("cannot use its directory {}", image::Shown(directory))]
     Directory {
         /// The directory.
         directory: PathBuf,
