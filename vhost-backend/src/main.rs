@@ -72,7 +72,9 @@ fn init_log(args: &Args) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        // It would report a log that cannot be written to the same place, and panic when that fails.
+        .log_internal_errors(false);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().init(),

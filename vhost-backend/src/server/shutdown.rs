@@ -16,6 +16,9 @@ use crate::server::socket::SocketFile;
 /// waited for; everything it would still do is to answer one request of a guest that is going away.
 const DEADLINE: Duration = Duration::from_millis(900);
 
+/// Time for the line that says so.
+const LAST_WORDS: Duration = Duration::from_millis(20);
+
 /// Says when the daemon is to end.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
@@ -83,8 +86,14 @@ impl Shutdown {
         {
             file.remove();
         }
+        // Whoever reads the log may be what is being waited for, so the end does not wait for this line either.
+        thread::spawn(|| {
+            tracing::warn!(
+                "ended hard: something was still waiting, for a disk or for a front-end"
+            );
+        });
+        thread::sleep(LAST_WORDS);
         // Threads may hang in the kernel; nothing but the end of the process ends them.
-        tracing::warn!("ended hard: something was still waiting, for a disk or for a front-end");
         std::process::exit(0);
     }
 }

@@ -602,6 +602,31 @@ fn hostile_kicks_and_broken_rings_cost_no_processor_time_afterwards() {
 }
 
 #[test]
+fn log_that_cannot_be_written_costs_only_the_log() {
+    let place = Place::new();
+    let socket = place.path("vbd.sock");
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("--socket")
+        .arg(&socket)
+        .arg("--layers")
+        .arg(place.layers())
+        .stderr(full);
+    let daemon = Daemon {
+        child: command.spawn().unwrap(),
+        socket,
+    };
+    wait_until("an answer", || UnixStream::connect(&daemon.socket).is_ok());
+    let mut driver = Driver::start(daemon.connect(), 1);
+    assert_eq!(driver.request(0, 1, 0, 512, 0).0, IOERR);
+    assert!(driver.read(0, 0, 4096) == place.disk[..4096]);
+}
+
+#[test]
 fn guest_cannot_flood_the_log() {
     let place = Place::new();
     let daemon = place.daemon(&[]);
