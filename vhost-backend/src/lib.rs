@@ -15,6 +15,8 @@
 pub mod args;
 pub mod config;
 pub mod device;
+pub mod guest;
+pub mod killpoint;
 pub mod limits;
 pub mod queue;
 pub mod rate_limit;
@@ -22,3 +24,4 @@ pub mod request;
 pub mod server;
 pub mod session;
 pub mod stats;
+pub mod system;

@@ -1,5 +1,7 @@
 //! Every number a front-end or guest could drive too far, by name and with its reason.
 
+use std::time::Duration;
+
 /// Most queues of one device. SET_VRING_KICK has 8 bits for the index, so no front-end can use more.
 pub const MAX_QUEUES: u16 = 256;
 
@@ -24,6 +26,15 @@ pub const MAX_PIECE_LEN_BYTES: usize = 1 << 20;
 
 /// Most memory regions of a guest. QEMU's hot-plug stops at 256 slots.
 pub const MAX_MEMORY_REGIONS: usize = 256;
+
+/// How long a queue that is to stop may finish the request at hand. A read that takes longer is left to itself and
+/// its request put back. Front-ends wait for GET_VRING_BASE with their guest stopped, and service managers kill what
+/// does not end within a second or two; a disk that is merely busy answers sooner.
+pub const STOP_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How many threads may wait for a disk that does not answer, over all front-ends this process has had, before no
+/// queue is started any more. Each of them holds a stack and a buffer of [`MAX_PIECE_LEN_BYTES`].
+pub const MAX_STUCK_READS: usize = 16;
 
 /// Most log lines a second about what the driver does with one queue, and as many about what front-ends do.
 pub const MAX_LOG_LINES_PER_SECOND: u32 = 10;

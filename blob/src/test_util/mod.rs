@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::{ReadAt, ReadError, ReadErrorKind};
 
@@ -117,6 +118,78 @@ impl<S: ReadAt> ReadAt for FaultyBlob<S> {
             *first ^= 0x10;
         }
         Ok(())
+    }
+}
+
+/// Stops reads of a [`StallingBlob`] and lets them go again.
+#[derive(Debug, Default)]
+pub struct Stall {
+    state: Mutex<StallState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct StallState {
+    closed: bool,
+    waiting: usize,
+}
+
+impl Stall {
+    fn state(&self) -> MutexGuard<'_, StallState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on reads do not come back.
+    pub fn close(&self) {
+        self.state().closed = true;
+    }
+
+    /// All reads that wait, and all others, go on.
+    pub fn open(&self) {
+        self.state().closed = false;
+        self.changed.notify_all();
+    }
+
+    /// How many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.state().waiting
+    }
+
+    fn pass(&self) {
+        let mut state = self.state();
+        state.waiting += 1;
+        while state.closed {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.waiting -= 1;
+    }
+}
+
+/// A source that hangs for as long as its [`Stall`] is closed.
+#[derive(Debug)]
+pub struct StallingBlob<S> {
+    source: S,
+    stall: Arc<Stall>,
+}
+
+impl<S: ReadAt> StallingBlob<S> {
+    /// `source`, behind `stall`.
+    pub fn new(source: S, stall: Arc<Stall>) -> Self {
+        Self { source, stall }
+    }
+}
+
+impl<S: ReadAt> ReadAt for StallingBlob<S> {
+    fn len_bytes(&self) -> u64 {
+        self.source.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.stall.pass();
+        self.source.read_exact_at(buf, offset)
     }
 }
 

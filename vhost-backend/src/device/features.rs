@@ -17,6 +17,10 @@ pub const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 /// Descriptor tables outside the ring.
 pub const INDIRECT_DESC: u64 = 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
+/// Every page written is marked in a log while this is taken (VHOST_F_LOG_ALL). Taken by front-ends for the time of a
+/// live migration; guests never see it.
+pub const LOG_ALL: u64 = 1 << 26;
+
 /// Requests are given back in the order they were made available. That is how they are served in any case; taking the
 /// feature tells cloud-hypervisor that it can reconnect without losing any.
 const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
@@ -30,6 +34,7 @@ pub const OFFERED_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | EVENT_IDX
     | INDIRECT_DESC
     | PROTOCOL_FEATURES
+    | LOG_ALL
     | 1 << VIRTIO_BLK_F_RO
     | 1 << VIRTIO_BLK_F_SEG_MAX
     | 1 << VIRTIO_BLK_F_BLK_SIZE
@@ -48,4 +53,7 @@ pub fn offered_protocol_features() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::BACKEND_REQ
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::LOG_SHMFD
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+        | VhostUserProtocolFeatures::DEVICE_STATE
 }

@@ -3,12 +3,15 @@
 mod config_space;
 mod features;
 mod identity;
+mod stuck_reads;
 
 pub use config_space::{CONFIG_SPACE_LEN_BYTES, ConfigSpace};
 pub use features::{
-    EVENT_IDX, INDIRECT_DESC, OFFERED_FEATURES, PROTOCOL_FEATURES, offered_protocol_features,
+    EVENT_IDX, INDIRECT_DESC, LOG_ALL, OFFERED_FEATURES, PROTOCOL_FEATURES,
+    offered_protocol_features,
 };
 pub use identity::{SERIAL_LEN_BYTES, Serial, SerialError};
+pub use stuck_reads::StuckReads;
 
 use std::sync::Arc;
 
@@ -16,13 +19,14 @@ use image::{Image, Source};
 
 use crate::limits::DeviceLimits;
 
-/// One read-only block device: an open image and how it presents itself. Immutable, shared by all threads.
+/// One read-only block device: an open image and how it presents itself. Immutable but for a count, shared by all threads.
 #[derive(Debug)]
 pub struct Device {
     image: Arc<Image>,
     serial: Serial,
     config_space: ConfigSpace,
     limits: DeviceLimits,
+    stuck_reads: StuckReads,
 }
 
 impl Device {
@@ -45,6 +49,7 @@ impl Device {
             serial,
             config_space,
             limits,
+            stuck_reads: StuckReads::default(),
         }
     }
 
@@ -64,6 +69,12 @@ impl Device {
     #[must_use]
     pub fn config_space(&self) -> &ConfigSpace {
         &self.config_space
+    }
+
+    /// Reads that somebody gave up waiting for.
+    #[must_use]
+    pub fn stuck_reads(&self) -> &StuckReads {
+        &self.stuck_reads
     }
 
     /// How many queues are offered and how requests are limited.

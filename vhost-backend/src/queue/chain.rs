@@ -6,8 +6,9 @@
 //! walked (virtio 1.2, 2.7.5.3); nothing is assumed about how a request is cut into descriptors.
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
+use crate::guest::GuestMemory;
 use crate::limits::MAX_CHAIN_DESCRIPTORS;
 
 const DESCRIPTOR_LEN_BYTES: u32 = 16;
@@ -90,7 +91,7 @@ impl Chain {
     /// When the driver broke a rule of the ring; the content of the chain is then meaningless.
     pub fn collect(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         table: Table,
         head: u16,
         indirect_negotiated: bool,
@@ -127,6 +128,13 @@ impl Chain {
         Err(ChainError::TooLong { max })
     }
 
+    /// Room for data, once the status has been split off.
+    #[must_use]
+    pub fn data_len_bytes(&self) -> u64 {
+        let buffers = self.writable.iter();
+        buffers.map(|buffer| u64::from(buffer.len_bytes)).sum()
+    }
+
     fn push(&mut self, descriptor: Descriptor) -> Result<(), ChainError> {
         let buffer = Buffer {
             address: descriptor.addr(),
@@ -159,7 +167,7 @@ impl Chain {
 }
 
 fn read_descriptor(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     table: Table,
     index: u16,
 ) -> Result<Descriptor, ChainError> {
@@ -197,11 +205,11 @@ mod tests {
     const WRITE: u16 = 2;
     const INDIRECT: u16 = 4;
 
-    fn memory() -> GuestMemoryMmap {
-        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+    fn memory() -> GuestMemory {
+        crate::guest::test_memory(&[(0, 1 << 20)])
     }
 
-    fn put(memory: &GuestMemoryMmap, table: u64, index: u16, descriptor: (u64, u32, u16, u16)) {
+    fn put(memory: &GuestMemory, table: u64, index: u16, descriptor: (u64, u32, u16, u16)) {
         let (address, len, flags, next) = descriptor;
         let descriptor = Descriptor::new(address, len, flags, next);
         memory
@@ -209,7 +217,7 @@ mod tests {
             .unwrap();
     }
 
-    fn collect(memory: &GuestMemoryMmap, head: u16, indirect: bool) -> Result<Chain, ChainError> {
+    fn collect(memory: &GuestMemory, head: u16, indirect: bool) -> Result<Chain, ChainError> {
         let mut chain = Chain::default();
         let table = Table {
             address: GuestAddress(0),

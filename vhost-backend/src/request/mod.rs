@@ -4,7 +4,7 @@ mod execute;
 mod outcome;
 mod parse;
 
-pub use execute::{ExecuteError, Executor};
+pub use execute::{Delivery, ExecuteError, Fetcher, Plan, Span, plan};
 pub(crate) use outcome::chain_text;
 pub use outcome::{Outcome, Status, Verdict};
 pub use parse::{ParseError, Parsed, Request, parse};

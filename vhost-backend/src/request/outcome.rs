@@ -2,8 +2,10 @@
 
 use std::error::Error;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
+use crate::guest::GuestMemory;
+use crate::killpoint::{self, Point};
 use crate::queue::ChainError;
 use crate::rate_limit::RateLimit;
 use crate::request::{ExecuteError, ParseError};
@@ -65,12 +67,23 @@ impl Verdict {
 }
 
 impl Outcome {
+    /// The outcome of a request that nothing was written for, and that has no place for a status.
+    #[must_use]
+    pub fn of(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            status_address: None,
+            delivered_bytes: 0,
+        }
+    }
+
     /// Writes the status, logs, counts, and returns the used length: exactly the bytes written to the guest.
-    pub fn finish(self, memory: &GuestMemoryMmap, stats: &QueueStats, log: &RateLimit) -> u32 {
+    pub fn finish(self, memory: &GuestMemory, stats: &QueueStats, log: &RateLimit) -> u32 {
         let status = self.verdict.status();
         let written = self
             .status_address
             .is_some_and(|address| memory.write_obj(status as u8, address).is_ok());
+        killpoint::reached(Point::AfterStatus);
         self.count(stats);
         self.log(log);
         // The chain walk limits all buffers together to 32 bits, so data and status fit.

@@ -7,8 +7,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_SECURE_ERASE, VIRTIO_BLK_T_WRITE_ZEROES,
 };
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
+use crate::guest::GuestMemory;
 use crate::queue::{Buffer, Chain};
 
 /// Length of a request header in bytes.
@@ -62,7 +63,7 @@ pub enum ParseError {
 }
 
 /// Splits the status byte off `chain`, whose writable buffers are only data afterwards, and reads the header.
-pub fn parse(memory: &GuestMemoryMmap, chain: &mut Chain) -> Parsed {
+pub fn parse(memory: &GuestMemory, chain: &mut Chain) -> Parsed {
     // The status first: whatever is wrong with the rest can then still be reported.
     let status_address = split_status(&mut chain.writable);
     Parsed {
@@ -86,7 +87,7 @@ fn split_status(writable: &mut Vec<Buffer>) -> Option<GuestAddress> {
 }
 
 fn read_header(
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     readable: &[Buffer],
 ) -> Result<[u8; HEADER_LEN_BYTES], ParseError> {
     let mut header = [0; HEADER_LEN_BYTES];
@@ -134,8 +135,8 @@ mod tests {
         }
     }
 
-    fn memory_with_header(kind: u32, sector: u64) -> GuestMemoryMmap {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+    fn memory_with_header(kind: u32, sector: u64) -> GuestMemory {
+        let memory = crate::guest::test_memory(&[(0, 0x10000)]);
         memory
             .write_slice(&kind.to_le_bytes(), GuestAddress(0x100))
             .unwrap();

@@ -1,20 +1,15 @@
 //! Sockets that whoever started this process left open for it: `--fd N`, or systemd's `LISTEN_FDS`.
-//!
-//! UNSAFETY: a descriptor number becomes an owned descriptor here, which the standard library can only do on the
-//! caller's word. This is the one place of the crate where that word is given; [`adopt`] says why it holds.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::net::{AddressFamily, SocketType};
 
+use crate::system;
+
 /// Numbers below are standard input, output and error.
 const FIRST_INHERITED_FD: RawFd = 3;
-
-static ADOPTED: AtomicBool = AtomicBool::new(false);
 
 /// A socket from outside.
 #[derive(Debug)]
@@ -87,7 +82,7 @@ impl Inherited {
     ///
     /// When it is not an open Unix stream socket, or another one was taken over before.
     pub fn take(fd: RawFd) -> Result<Self, InheritedError> {
-        let fd_owned = adopt(fd)?;
+        let fd_owned = take_over(fd)?;
         let unix = rustix::net::sockopt::socket_domain(&fd_owned)
             .is_ok_and(|domain| domain == AddressFamily::UNIX);
         let stream = rustix::net::sockopt::socket_type(&fd_owned)
@@ -105,25 +100,13 @@ impl Inherited {
 }
 
 /// Makes an owned descriptor of a number that was passed by exec.
-fn adopt(fd: RawFd) -> Result<OwnedFd, InheritedError> {
+fn take_over(fd: RawFd) -> Result<OwnedFd, InheritedError> {
     if fd < FIRST_INHERITED_FD {
         return Err(InheritedError::Number { fd });
     }
-    // Opening the process's own entry tells whether the number is in use without touching what it names.
-    let entry = format!("/proc/self/fd/{fd}");
-    std::fs::symlink_metadata(entry).map_err(|source| InheritedError::NotOpen { fd, source })?;
-    if ADOPTED.swap(true, Ordering::SeqCst) {
-        return Err(InheritedError::Twice);
-    }
-    #[expect(
-        unsafe_code,
-        reason = "a number from the command line cannot become an owned descriptor otherwise"
-    )]
-    // SAFETY: The number is open, as just checked, and at least 3. It is taken over at most once in the life of
-    // the process, at its very start, before this program opens or stores any descriptor, so nothing else in the
-    // process owns it: whoever executed this program passed it on for this purpose.
-    let file = unsafe { File::from_raw_fd(fd) };
-    Ok(file.into())
+    system::adopt(fd)
+        .map_err(|source| InheritedError::NotOpen { fd, source })?
+        .ok_or(InheritedError::Twice)
 }
 
 #[cfg(test)]

@@ -11,18 +11,26 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use crate::device::{OFFERED_FEATURES, offered_protocol_features};
-use crate::limits::MAX_MEMORY_REGIONS;
+use crate::guest::{DirtyLog, InflightRegion};
+use crate::limits::{MAX_MEMORY_REGIONS, MAX_RING_SIZE};
+use crate::request::chain_text;
+use crate::session::device_state::StateTransfer;
 use crate::session::memory::{MemoryError, MemoryTable};
 use crate::session::ring::RingAddresses;
 use crate::session::{Ring, Session};
 
 impl Session {
-    /// Refuses a message and says why; the connection ends with it.
-    fn refuse<T>(&self, why: impl std::fmt::Display) -> Result<T> {
+    /// Refuses a message that was understood, and says why. What it asked for is not done, and nothing else is.
+    fn refuse<T>(&mut self, why: impl std::fmt::Display) -> Result<T> {
+        self.refused = true;
         if let Some(suppressed) = self.log.admit() {
             tracing::warn!(suppressed, "message refused: {why}");
         }
         Err(Error::InvalidParam)
+    }
+
+    fn refuse_for<T>(&mut self, error: &dyn std::error::Error) -> Result<T> {
+        self.refuse(chain_text(error))
     }
 
     fn change(&mut self, index: u32, change: impl FnOnce(&mut Ring)) -> Result<()> {
@@ -40,8 +48,18 @@ impl Session {
                 self.change_memory(memory);
                 Ok(())
             }
-            Err(error) => self.refuse(error),
+            Err(error) => self.refuse_for(&error),
         }
+    }
+
+    fn any_ring_runs(&self) -> bool {
+        self.rings.iter().any(Ring::is_running)
+    }
+
+    /// Takes over a map of requests in flight. The file of the one before is closed.
+    fn adopt_inflight(&mut self, region: InflightRegion) {
+        let region = Some(std::sync::Arc::new(region));
+        self.change_surroundings(|surroundings| surroundings.inflight = region);
     }
 }
 
@@ -56,7 +74,10 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn reset_device(&mut self) -> Result<()> {
+        self.stop_rings();
         self.rings.iter_mut().for_each(Ring::reset);
+        // Nothing is in flight in a device that has been reset, whatever a map may say.
+        self.surroundings.inflight = None;
         Ok(())
     }
 
@@ -69,8 +90,10 @@ impl VhostUserBackendReqHandlerMut for Session {
         if unknown != 0 {
             return self.refuse(format!("features {unknown:#x} were never offered"));
         }
-        self.change_features(features);
-        Ok(())
+        match self.change_features(features) {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse_for(&error),
+        }
     }
 
     fn set_mem_table(
@@ -79,7 +102,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         files: Vec<File>,
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
-        self.adopt(MemoryTable::new(regions, files)).map(|()| None)
+        let options = self.surroundings.mapping_options();
+        self.adopt(MemoryTable::new(regions, files, &options))
+            .map(|()| None)
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
@@ -95,14 +120,14 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_addr(
         &mut self,
         index: u32,
-        _flags: VhostUserVringAddrFlags,
+        flags: VhostUserVringAddrFlags,
         descriptor: u64,
         used: u64,
         available: u64,
-        _log: u64,
+        log: u64,
     ) -> Result<()> {
         for address in [descriptor, used, available] {
-            if self.memory.guest_address(address).is_none() {
+            if self.surroundings.memory.guest_address(address).is_none() {
                 return self.refuse(format!(
                     "ring {index}: address {address:#x} is outside guest memory"
                 ));
@@ -113,6 +138,9 @@ impl VhostUserBackendReqHandlerMut for Session {
                 descriptors: descriptor,
                 available,
                 used,
+                used_log: flags
+                    .contains(VhostUserVringAddrFlags::VHOST_VRING_F_LOG)
+                    .then_some(log),
             })
         })
     }
@@ -126,7 +154,7 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let mut base = 0;
-        self.change(index, |ring| base = ring.stop_until_next_kick())?;
+        self.change(index, |ring| base = ring.wait_for_next_kick())?;
         Ok(VhostUserVringState::new(index, u32::from(base)))
     }
 
@@ -151,7 +179,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if unknown != 0 {
             return self.refuse(format!("protocol features {unknown:#x} were never offered"));
         }
-        self.protocol_features = features;
+        self.surroundings.protocol_features = features;
         Ok(())
     }
 
@@ -170,7 +198,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        let bytes = self.device.config_space().read(offset, size);
+        let bytes = self.surroundings.device.config_space().read(offset, size);
         bytes.map(<[u8]>::to_vec).ok_or(Error::InvalidParam)
     }
 
@@ -178,7 +206,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         // After a live migration the source's configuration comes back; what it says is already true here.
         let unchanged = u32::try_from(buf.len())
             .ok()
-            .and_then(|size| self.device.config_space().read(offset, size))
+            .and_then(|size| self.surroundings.device.config_space().read(offset, size))
             .is_some_and(|bytes| bytes == buf);
         if flags.contains(VhostUserConfigFlags::LIVE_MIGRATION) && unchanged {
             return Ok(());
@@ -200,12 +228,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         fd: File,
         _postcopy_listening: Option<bool>,
     ) -> Result<Option<VhostUserMemoryRegionBase>> {
-        let memory = self.memory.with(region, fd);
+        let options = self.surroundings.mapping_options();
+        let memory = self.surroundings.memory.with(region, fd, &options);
         self.adopt(memory).map(|()| None)
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let memory = self.memory.without(region);
+        let memory = self.surroundings.memory.without(region);
         self.adopt(memory)
     }
 
@@ -217,35 +246,82 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.refuse("shared objects were not offered")
     }
 
+    /// The ring size a front-end states is not what its rings have, so there is room for the largest.
     fn get_inflight_fd(
         &mut self,
-        _inflight: &VhostUserInflight,
+        inflight: &VhostUserInflight,
     ) -> Result<(VhostUserInflight, File)> {
-        self.refuse("in-flight tracking was not offered")
+        let (queues, size) = (inflight.num_queues, inflight.queue_size);
+        if usize::from(queues) > self.rings.len() || size > MAX_RING_SIZE {
+            return self.refuse(format!("in-flight map for {queues} queues of {size}"));
+        }
+        match InflightRegion::create(queues, &self.surroundings.alarm) {
+            Ok((region, file, len_bytes)) => {
+                self.adopt_inflight(region);
+                let reply = VhostUserInflight::new(len_bytes, 0, queues, size);
+                Ok((reply, file))
+            }
+            Err(error) => self.refuse_for(&error),
+        }
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        self.refuse("in-flight tracking was not offered")
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> Result<()> {
+        let (offset, len_bytes) = (inflight.mmap_offset, inflight.mmap_size);
+        let alarm = &self.surroundings.alarm;
+        match InflightRegion::map(file, offset, len_bytes, inflight.num_queues, alarm) {
+            Ok(region) => {
+                self.adopt_inflight(region);
+                Ok(())
+            }
+            Err(error) => self.refuse_for(&error),
+        }
     }
 
     fn set_device_state_fd(
         &mut self,
-        _direction: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _phase: VhostTransferStatePhase,
-        _fd: File,
+        file: File,
     ) -> Result<Option<File>> {
-        self.refuse("device state transfer was not offered")
+        if self.any_ring_runs() {
+            return self.refuse("device state can be transferred only while no ring runs");
+        }
+        self.state_transfer = StateTransfer::None;
+        let transfer = match direction {
+            VhostTransferStateDirection::SAVE => {
+                StateTransfer::save(&self.surroundings.device, file)
+            }
+            VhostTransferStateDirection::LOAD => Ok(StateTransfer::load(file)),
+        };
+        match transfer {
+            Ok(transfer) => {
+                self.state_transfer = transfer;
+                Ok(None)
+            }
+            Err(error) => self.refuse_for(&error),
+        }
     }
 
     fn check_device_state(&mut self) -> Result<()> {
-        self.refuse("device state transfer was not offered")
+        match self.state_transfer.check(&self.surroundings.device) {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse_for(&error),
+        }
     }
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
         self.refuse("shared memory was not offered")
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        self.refuse("dirty logging was not offered")
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let alarm = &self.surroundings.alarm;
+        let log = match DirtyLog::map(file, log.mmap_offset, log.mmap_size, alarm) {
+            Ok(log) => log,
+            Err(error) => return self.refuse(format!("dirty log: {}", chain_text(&error))),
+        };
+        match self.change_dirty_log(log) {
+            Ok(()) => Ok(()),
+            Err(error) => self.refuse_for(&error),
+        }
     }
 }

@@ -1,48 +1,48 @@
 //! The guest's memory as the front-end describes it.
 //!
-//! Each region is a piece of a file. It is mapped only when the file really has those bytes: touching a mapping
-//! beyond the end of its file would kill the process.
+//! Each region is a piece of a file. It is mapped only when the file really has those bytes and, while writes are
+//! logged, only where the log has a bit for each of its pages.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::GuestMemoryRegion;
 
+use crate::guest::{DirtyLog, DirtyPages, GuestMemory, GuestRegion, MapError, map_file};
 use crate::limits::MAX_MEMORY_REGIONS;
+use crate::system::Alarm;
 
 /// Why a memory region is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// Its numbers overflow or are empty.
-    #[error("region at {guest_address:#x}: size {len_bytes:#x} is empty or overflows an address")]
+    /// Its addresses overflow.
+    #[error("region at {guest_address:#x}: size {len_bytes:#x} overflows an address")]
     Bounds {
         /// Guest physical address.
         guest_address: u64,
         /// Length.
         len_bytes: u64,
     },
-    /// The file ends before the region does.
-    #[error(
-        "region at {guest_address:#x} ends at byte {end:#x} of a file of {file_len_bytes:#x} bytes"
-    )]
-    FileTooShort {
-        /// Guest physical address.
-        guest_address: u64,
-        /// Where the region ends in its file.
-        end: u64,
-        /// Length of the file.
-        file_len_bytes: u64,
-    },
-    /// The file cannot be examined or mapped.
-    #[error("region at {guest_address:#x} cannot be mapped: {cause}")]
+    /// Its file does not have it, or cannot be mapped.
+    #[error("region at {guest_address:#x}")]
     Map {
         /// Guest physical address.
         guest_address: u64,
         /// Why.
-        cause: String,
+        source: MapError,
+    },
+    /// The file cannot be mapped once more.
+    #[error("region at {guest_address:#x} cannot be mapped anew: its file cannot be had")]
+    NoFile {
+        /// Guest physical address.
+        guest_address: u64,
+    },
+    /// There are pages that the log of written pages has no bit for.
+    #[error("region at {guest_address:#x} is beyond the end of the dirty log")]
+    LogTooShort {
+        /// Guest physical address.
+        guest_address: u64,
     },
     /// It overlaps another region.
     #[error("region at {guest_address:#x} overlaps another one")]
@@ -73,24 +73,24 @@ pub enum MemoryError {
 /// One region: its mapping, and where the front-end sees it.
 #[derive(Clone, Debug)]
 struct Region {
-    mapping: Arc<GuestRegionMmap>,
+    mapping: Arc<GuestRegion>,
     user_address: u64,
 }
 
-/// All regions, sorted by guest address.
+/// What every mapping of a session has in common.
 #[derive(Clone, Debug)]
-pub(crate) struct MemoryTable {
-    regions: Vec<Region>,
-    memory: Arc<GuestMemoryMmap>,
+pub(crate) struct MappingOptions {
+    /// Raised when the file of a mapping is cut short.
+    pub(crate) alarm: Arc<Alarm>,
+    /// Where written pages are marked.
+    pub(crate) log: Option<Arc<DirtyLog>>,
 }
 
-impl Default for MemoryTable {
-    fn default() -> Self {
-        Self {
-            regions: Vec::new(),
-            memory: Arc::new(GuestMemoryMmap::new()),
-        }
-    }
+/// All regions, sorted by guest address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryTable {
+    regions: Vec<Region>,
+    memory: Arc<GuestMemory>,
 }
 
 impl MemoryTable {
@@ -98,11 +98,12 @@ impl MemoryTable {
     pub(crate) fn new(
         regions: &[VhostUserMemoryRegion],
         files: Vec<File>,
+        options: &MappingOptions,
     ) -> Result<Self, MemoryError> {
         let pairs = regions.iter().zip(files);
         Self::build(
             pairs
-                .map(|(region, file)| Region::map(region, file))
+                .map(|(region, file)| Region::map(region, file, options))
                 .collect::<Result<_, _>>()?,
         )
     }
@@ -112,10 +113,21 @@ impl MemoryTable {
         &self,
         region: &VhostUserMemoryRegion,
         file: File,
+        options: &MappingOptions,
     ) -> Result<Self, MemoryError> {
         let mut regions = self.regions.clone();
-        regions.push(Region::map(region, file)?);
+        regions.push(Region::map(region, file, options)?);
         Self::build(regions)
+    }
+
+    /// The same regions, mapped anew with other options.
+    pub(crate) fn mapped_anew(&self, options: &MappingOptions) -> Result<Self, MemoryError> {
+        let regions = self.regions.iter();
+        Self::build(
+            regions
+                .map(|region| region.mapped_anew(options))
+                .collect::<Result<_, _>>()?,
+        )
     }
 
     /// The table without this region, which is known by all three of its numbers.
@@ -162,7 +174,7 @@ impl MemoryTable {
             .map(|region| Arc::clone(&region.mapping))
             .collect();
         // The crate has no table without regions except this one.
-        let memory = GuestMemoryMmap::from_arc_regions(mappings).unwrap_or_default();
+        let memory = GuestMemory::from_arc_regions(mappings).unwrap_or_default();
         Ok(Self {
             regions,
             memory: Arc::new(memory),
@@ -170,7 +182,7 @@ impl MemoryTable {
     }
 
     /// The memory itself. Whoever holds it keeps its mappings alive.
-    pub(crate) fn memory(&self) -> &Arc<GuestMemoryMmap> {
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
@@ -185,45 +197,56 @@ impl MemoryTable {
 }
 
 impl Region {
-    fn map(region: &VhostUserMemoryRegion, file: File) -> Result<Self, MemoryError> {
+    fn map(
+        region: &VhostUserMemoryRegion,
+        file: File,
+        options: &MappingOptions,
+    ) -> Result<Self, MemoryError> {
         let (guest_address, len_bytes) = (region.guest_phys_addr, region.memory_size);
-        let ends = [guest_address, region.user_addr, region.mmap_offset]
-            .map(|start| start.checked_add(len_bytes));
-        let ([Some(_), Some(_), Some(end)], Ok(size), true) =
-            (ends, usize::try_from(len_bytes), len_bytes > 0)
-        else {
-            return Err(MemoryError::Bounds {
-                guest_address,
-                len_bytes,
-            });
-        };
-        let cannot_map = |cause: String| MemoryError::Map {
+        let overflows = [guest_address, region.user_addr]
+            .iter()
+            .any(|start| start.checked_add(len_bytes).is_none());
+        let bounds = MemoryError::Bounds {
             guest_address,
-            cause,
+            len_bytes,
         };
-        let file_len_bytes = file
-            .metadata()
-            .map_err(|error| cannot_map(error.to_string()))?
-            .len();
-        if end > file_len_bytes {
-            return Err(MemoryError::FileTooShort {
-                guest_address,
-                end,
-                file_len_bytes,
-            });
+        if overflows {
+            return Err(bounds);
         }
-        let mapping = MmapRegion::from_file(FileOffset::new(file, region.mmap_offset), size)
-            .map_err(|error| cannot_map(error.to_string()))?;
-        let mapping = GuestRegionMmap::new(mapping, GuestAddress(guest_address)).ok_or(
-            MemoryError::Bounds {
+        let unlogged = |log: &&Arc<DirtyLog>| !log.covers(guest_address, len_bytes);
+        if options.log.as_ref().filter(unlogged).is_some() {
+            return Err(MemoryError::LogTooShort { guest_address });
+        }
+        let pages = DirtyPages::new(options.log.clone(), guest_address);
+        let mapping = map_file(file, region.mmap_offset, len_bytes, pages, &options.alarm)
+            .map_err(|source| MemoryError::Map {
                 guest_address,
-                len_bytes,
-            },
-        )?;
+                source,
+            })?;
+        let mapping = GuestRegion::new(mapping, guest_address).ok_or(bounds)?;
         Ok(Self {
             mapping: Arc::new(mapping),
             user_address: region.user_addr,
         })
+    }
+
+    fn mapped_anew(&self, options: &MappingOptions) -> Result<Self, MemoryError> {
+        let guest_address = self.mapping.start_addr().0;
+        let no_file = MemoryError::NoFile { guest_address };
+        let Some((file, offset)) = self
+            .mapping
+            .file()
+            .and_then(|piece| Some((piece.file().try_clone().ok()?, piece.start())))
+        else {
+            return Err(no_file);
+        };
+        let region = VhostUserMemoryRegion::new(
+            guest_address,
+            self.mapping.len(),
+            self.user_address,
+            offset,
+        );
+        Self::map(&region, file, options)
     }
 }
 
@@ -238,6 +261,13 @@ mod tests {
         file
     }
 
+    fn options() -> MappingOptions {
+        MappingOptions {
+            alarm: Arc::new(Alarm::new().unwrap()),
+            log: None,
+        }
+    }
+
     fn region(guest: u64, len: u64, user: u64, offset: u64) -> VhostUserMemoryRegion {
         VhostUserMemoryRegion::new(guest, len, user, offset)
     }
@@ -246,7 +276,8 @@ mod tests {
     fn regions_come_in_any_order_and_go_by_all_their_numbers() {
         let high = region(0x10_0000, 0x2000, 0x7000_0000, 0x1000);
         let low = region(0, 0x1000, 0x6000_0000, 0);
-        let table = MemoryTable::new(&[high, low], vec![file(0x3000), file(0x1000)]).unwrap();
+        let files = vec![file(0x3000), file(0x1000)];
+        let table = MemoryTable::new(&[high, low], files, &options()).unwrap();
         assert_eq!(table.memory().num_regions(), 2);
         assert_eq!(table.guest_address(0x7000_1fff), Some(0x10_1fff));
         assert_eq!(table.guest_address(0x7000_2000), None);
@@ -257,7 +288,7 @@ mod tests {
         let none = rest.without(&high).unwrap();
         assert_eq!(none.memory().num_regions(), 0);
         assert_eq!(
-            none.with(&low, file(0x1000))
+            none.with(&low, file(0x1000), &options())
                 .unwrap()
                 .memory()
                 .num_regions(),
@@ -268,25 +299,32 @@ mod tests {
     #[test]
     fn impossible_regions_are_refused() {
         let refuse = |region: VhostUserMemoryRegion, len| {
-            MemoryTable::default().with(&region, file(len)).unwrap_err()
+            MemoryTable::default()
+                .with(&region, file(len), &options())
+                .unwrap_err()
         };
         assert!(matches!(
             refuse(region(0, 0x2000, 0, 0), 0x1fff),
-            MemoryError::FileTooShort { .. }
+            MemoryError::Map {
+                source: MapError::FileTooShort { .. },
+                ..
+            }
         ));
         assert!(matches!(
             refuse(region(0, 0x1000, 0, 0x1000), 0x1000),
-            MemoryError::FileTooShort { .. }
+            MemoryError::Map {
+                source: MapError::FileTooShort { .. },
+                ..
+            }
         ));
         assert!(matches!(
             refuse(region(0, 0, 0, 0), 0x1000),
-            MemoryError::Bounds { .. }
+            MemoryError::Map {
+                source: MapError::Bounds { .. },
+                ..
+            }
         ));
-        for at_the_end in [
-            region(u64::MAX, 2, 0, 0),
-            region(0, 2, u64::MAX, 0),
-            region(0, 2, 0, u64::MAX),
-        ] {
+        for at_the_end in [region(u64::MAX, 2, 0, 0), region(0, 2, u64::MAX, 0)] {
             assert!(matches!(
                 refuse(at_the_end, 0x1000),
                 MemoryError::Bounds { .. }
@@ -294,13 +332,27 @@ mod tests {
         }
         assert!(matches!(
             refuse(region(0, 0x1000, 0, 0x10), 0x2000),
-            MemoryError::Map { .. }
+            MemoryError::Map {
+                source: MapError::System(_),
+                ..
+            }
+        ));
+        assert!(matches!(
+            refuse(region(0, 2, 0, u64::MAX), 0x1000),
+            MemoryError::Map {
+                source: MapError::Bounds { .. },
+                ..
+            }
         ));
         let table = MemoryTable::default()
-            .with(&region(0, 0x2000, 0, 0), file(0x2000))
+            .with(&region(0, 0x2000, 0, 0), file(0x2000), &options())
             .unwrap();
         let overlap = table
-            .with(&region(0x1000, 0x1000, 0x9000_0000, 0), file(0x1000))
+            .with(
+                &region(0x1000, 0x1000, 0x9000_0000, 0),
+                file(0x1000),
+                &options(),
+            )
             .unwrap_err();
         assert!(matches!(
             overlap,
@@ -308,5 +360,29 @@ mod tests {
                 guest_address: 0x1000
             }
         ));
+    }
+
+    #[test]
+    fn memory_that_the_log_has_no_bits_for_is_refused() {
+        let log_file = file(0x1000);
+        let alarm = Arc::new(Alarm::new().unwrap());
+        let log = DirtyLog::map(log_file, 0, 2, &alarm).unwrap();
+        let logged = MappingOptions {
+            alarm,
+            log: Some(Arc::new(log)),
+        };
+        let table = MemoryTable::default();
+        let beyond = region(0xf000, 0x2000, 0, 0);
+        assert!(matches!(
+            table.with(&beyond, file(0x2000), &logged),
+            Err(MemoryError::LogTooShort {
+                guest_address: 0xf000
+            })
+        ));
+        let unlogged = table.with(&beyond, file(0x2000), &options()).unwrap();
+        assert!(unlogged.mapped_anew(&logged).is_err());
+        assert!(unlogged.mapped_anew(&options()).is_ok());
+        let inside = region(0xe000, 0x2000, 0, 0);
+        assert!(table.with(&inside, file(0x2000), &logged).is_ok());
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::device::Device;
@@ -14,6 +15,7 @@ use crate::server::Shutdown;
 use crate::session::Session;
 use crate::session::peek::Peek;
 use crate::session::roomy_table;
+use crate::system::Alarm;
 
 /// A message that has begun must be complete after this time.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -27,9 +29,29 @@ pub enum End {
     Disconnected,
     /// The front-end broke the protocol, or asked for what was refused.
     Refused,
+    /// Memory of the front-end is gone: a file it shares with us was cut short.
+    MemoryLost,
     /// This program is being ended.
     Shutdown,
 }
+
+/// Messages that are answered by an acknowledgement and nothing else, after which a front-end that was refused can go
+/// on: whatever they asked for is as it was. Not those that negotiate features: the message crate remembers what was
+/// asked for.
+const ACKNOWLEDGED: [FrontendReq; 12] = [
+    FrontendReq::SET_MEM_TABLE,
+    FrontendReq::SET_VRING_NUM,
+    FrontendReq::SET_VRING_ADDR,
+    FrontendReq::SET_VRING_BASE,
+    FrontendReq::SET_VRING_KICK,
+    FrontendReq::SET_VRING_CALL,
+    FrontendReq::SET_VRING_ERR,
+    FrontendReq::SET_VRING_ENABLE,
+    FrontendReq::SET_CONFIG,
+    FrontendReq::SET_INFLIGHT_FD,
+    FrontendReq::ADD_MEM_REG,
+    FrontendReq::REM_MEM_REG,
+];
 
 /// Serves one connection until it ends. When this returns, nothing of it is left: no thread, no mapping, no
 /// descriptor. `log` bounds what the front-end can have written to the log.
@@ -47,13 +69,12 @@ pub fn serve(
     stream.set_read_timeout(Some(MESSAGE_DEADLINE))?;
     stream.set_write_timeout(Some(MESSAGE_DEADLINE))?;
     let watched = stream.try_clone()?;
-    let session = Arc::new(Mutex::new(Session::new(
-        Arc::clone(device),
-        Arc::clone(log),
-    )));
+    let session = Session::new(Arc::clone(device), Arc::clone(log))?;
+    let alarm = Arc::clone(&session.surroundings.alarm);
+    let session = Arc::new(Mutex::new(session));
     let mut handler = BackendReqHandler::from_stream(stream, Arc::clone(&session));
     loop {
-        let message = match wait_for_message(&watched, shutdown)? {
+        let message = match wait_for_message(&watched, shutdown, &alarm)? {
             Wake::Message(message) => message,
             Wake::End(end) => return Ok(end),
         };
@@ -61,11 +82,14 @@ pub fn serve(
             Some(table) => table.take(&watched, &session),
             None => handler.handle_request(),
         };
+        let refused = std::mem::take(&mut lock(&session).refused);
         match handled {
             Ok(()) => {}
             Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => {
                 return Ok(End::Disconnected);
             }
+            // It has been told, and nothing has changed.
+            Err(_) if refused && was_acknowledged(&message, &lock(&session)) => {}
             // Also when the crate says that it may be tried again: part of a message is lost then, and what follows
             // would be taken for something that it is not.
             Err(error) => {
@@ -78,6 +102,18 @@ pub fn serve(
     }
 }
 
+fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the front-end got an answer to `message`, which was refused.
+fn was_acknowledged(message: &Peek, session: &Session) -> bool {
+    message.needs_reply()
+        && session.acked(VhostUserProtocolFeatures::REPLY_ACK)
+        && FrontendReq::try_from(message.request)
+            .is_ok_and(|request| ACKNOWLEDGED.contains(&request))
+}
+
 enum Wake {
     Message(Peek),
     End(End),
@@ -87,20 +123,24 @@ enum Wake {
 ///
 /// The message crate takes whatever has arrived for the whole payload, so a message in two pieces would end the
 /// connection, and one that never ends would hold this thread for ever.
-fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown) -> io::Result<Wake> {
+fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown, alarm: &Alarm) -> io::Result<Wake> {
     let mut deadline = None;
     loop {
         let mut fds = [
             PollFd::new(stream, PollFlags::IN),
             PollFd::from_borrowed_fd(shutdown.wake_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(alarm.wake_fd(), PollFlags::IN),
         ];
         match rustix::event::poll(&mut fds, None::<&Timespec>) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result?,
         };
-        let [stream_events, shutdown_events] = fds.map(|fd| fd.revents());
+        let [stream_events, shutdown_events, alarm_events] = fds.map(|fd| fd.revents());
         if !shutdown_events.is_empty() {
             return Ok(Wake::End(End::Shutdown));
+        }
+        if !alarm_events.is_empty() {
+            return Ok(Wake::End(End::MemoryLost));
         }
         if let Some(message) = Peek::at_whole_message(stream)? {
             if message.has_too_many_descriptors() {

@@ -12,6 +12,7 @@ pub(crate) const HEADER_LEN_BYTES: usize = 12;
 const MAX_PAYLOAD_LEN_BYTES: usize = 4096;
 /// Most descriptors of a message: one for each region of a memory table.
 pub(crate) const MAX_DESCRIPTORS: usize = 32;
+const NEED_REPLY_FLAG: u32 = 1 << 3;
 /// What is looked at: the header and the first word of the payload.
 const PEEK_LEN_BYTES: usize = HEADER_LEN_BYTES + 4;
 
@@ -45,6 +46,11 @@ impl Peek {
     /// Whether the message carries more descriptors than any message may.
     pub(crate) fn has_too_many_descriptors(&self) -> bool {
         self.truncated || self.descriptor_count > MAX_DESCRIPTORS
+    }
+
+    /// Whether the front-end waits for an acknowledgement, if it has negotiated any.
+    pub(crate) fn needs_reply(&self) -> bool {
+        self.flags & NEED_REPLY_FLAG != 0
     }
 
     fn take(stream: &UnixStream) -> io::Result<(Self, usize)> {

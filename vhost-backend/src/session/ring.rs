@@ -5,16 +5,17 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::OFlags;
 use vhost_user_backend::VringT;
 use virtio_queue::QueueT;
-use vm_memory::GuestMemoryMmap;
 
-use crate::device::{Device, EVENT_IDX, INDIRECT_DESC};
+use crate::device::{EVENT_IDX, INDIRECT_DESC};
 use crate::limits::MAX_RING_SIZE;
-use crate::queue::{QueueSetup, Vring, Worker};
+use crate::queue::{QueueSetup, SplitRing, StartError, UsedLog, Vring, Worker, used_len_bytes};
 use crate::rate_limit::RateLimit;
+use crate::session::Surroundings;
 use crate::session::memory::MemoryTable;
 use crate::stats::QueueStats;
 
@@ -24,6 +25,8 @@ pub(crate) struct RingAddresses {
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
     pub(crate) used: u64,
+    /// What the dirty log calls the first byte of the used ring, if it is to be logged there.
+    pub(crate) used_log: Option<u64>,
 }
 
 impl RingAddresses {
@@ -33,6 +36,7 @@ impl RingAddresses {
             descriptors: memory.guest_address(self.descriptors)?,
             available: memory.guest_address(self.available)?,
             used: memory.guest_address(self.used)?,
+            used_log: self.used_log,
         })
     }
 }
@@ -54,11 +58,15 @@ pub(crate) struct Ring {
     log: Arc<RateLimit>,
 }
 
-/// What a ring needs from its session to run.
-pub(crate) struct Surroundings<'a> {
-    pub(crate) device: &'a Arc<Device>,
-    pub(crate) memory: &'a MemoryTable,
-    pub(crate) features: u64,
+/// Why a ring that is complete is not started.
+#[derive(Debug, thiserror::Error)]
+enum NotStarted {
+    #[error("its ring is misplaced, or there is no descriptor left")]
+    Build,
+    #[error("its used ring is beyond the end of the dirty log")]
+    BeyondLog,
+    #[error(transparent)]
+    Worker(#[from] StartError),
 }
 
 impl Ring {
@@ -120,9 +128,8 @@ impl Ring {
     }
 
     /// Forgets what the driver set up. The call and error descriptors belong to the front-end and stay: QEMU
-    /// hands them over once and not again after a reset.
+    /// hands them over once and not again after a reset. The ring has been stopped.
     pub(crate) fn reset(&mut self) {
-        self.stop();
         let call = self.call.take();
         let error = self.error.take();
         let (stats, log) = (Arc::clone(&self.stats), Arc::clone(&self.log));
@@ -140,25 +147,38 @@ impl Ring {
         self.broken = false;
     }
 
-    /// Stops the ring if it runs. Afterwards nothing of it touches the guest.
-    pub(crate) fn stop(&mut self) {
+    /// Asks the ring to stop, without waiting. To be followed by [`Ring::stop`].
+    pub(crate) fn request_stop(&self) {
+        if let Some(worker) = &self.worker {
+            worker.request_stop();
+        }
+    }
+
+    /// Stops the ring if it runs, by `deadline`. Afterwards nothing of it touches the guest.
+    pub(crate) fn stop(&mut self, deadline: Instant) {
+        self.request_stop();
         if let Some(worker) = self.worker.take() {
-            let stopped = worker.stop();
+            let stopped = worker.finish(deadline);
             tracing::debug!("queue {} stopped at {}", self.index, stopped.next_avail);
             self.next_avail = stopped.next_avail;
             self.broken = stopped.broken;
         }
     }
 
-    /// Ends the ring's run as GET_VRING_BASE asks: it starts again only with a new kick descriptor.
-    pub(crate) fn stop_until_next_kick(&mut self) -> u16 {
-        self.stop();
+    /// Whether something of it may touch the guest.
+    pub(crate) fn is_running(&self) -> bool {
+        self.worker.is_some()
+    }
+
+    /// Ends the ring's run as GET_VRING_BASE asks: it starts again only with a new kick descriptor. The ring has
+    /// been stopped.
+    pub(crate) fn wait_for_next_kick(&mut self) -> u16 {
         self.kick = None;
         self.next_avail
     }
 
     /// Starts the ring if it is complete, enabled, whole and not running.
-    pub(crate) fn start_if_ready(&mut self, surroundings: &Surroundings<'_>) {
+    pub(crate) fn start_if_ready(&mut self, surroundings: &Surroundings) {
         let (Some(addresses), Some(kick), true, false, None) = (
             self.addresses,
             &self.kick,
@@ -168,26 +188,22 @@ impl Ring {
         ) else {
             return;
         };
-        let Some(places) = addresses.translate(surroundings.memory) else {
+        if surroundings.waits_for_log() {
+            if let Some(suppressed) = self.log.admit() {
+                let index = self.index;
+                tracing::warn!(
+                    suppressed,
+                    "queue {index} waits for the dirty log (SET_LOG_BASE)"
+                );
+            }
+            return;
+        }
+        let Some(places) = addresses.translate(&surroundings.memory) else {
             // A front-end that rearranges memory takes regions away before it adds the new ones.
             tracing::debug!("queue {} waits for the memory its ring lies in", self.index);
             return;
         };
-        let Some(vring) = self.build(places, kick, surroundings) else {
-            self.fail("its ring is misplaced, or there is no descriptor left");
-            return;
-        };
-        let setup = QueueSetup {
-            index: self.index,
-            vring,
-            memory: Arc::clone(surroundings.memory.memory()),
-            device: Arc::clone(surroundings.device),
-            indirect: surroundings.features & INDIRECT_DESC != 0,
-            stats: Arc::clone(&self.stats),
-            log: Arc::clone(&self.log),
-            error_notifier: self.error.clone(),
-        };
-        match Worker::start(setup) {
+        match self.start(places, kick, surroundings) {
             Ok(worker) => {
                 tracing::debug!("queue {} starts at {}", self.index, self.next_avail);
                 self.worker = Some(worker);
@@ -196,20 +212,58 @@ impl Ring {
         }
     }
 
+    fn start(
+        &self,
+        at: RingAddresses,
+        kick: &Arc<File>,
+        surroundings: &Surroundings,
+    ) -> Result<Worker, NotStarted> {
+        let used_log = match surroundings.log_in_use() {
+            Some(log) => {
+                let addresses: Vec<u64> = [at.used].into_iter().chain(at.used_log).collect();
+                let len_bytes = used_len_bytes(self.size);
+                if !addresses.iter().all(|start| log.covers(*start, len_bytes)) {
+                    return Err(NotStarted::BeyondLog);
+                }
+                let log = Arc::clone(log);
+                Some(UsedLog { log, addresses })
+            }
+            None => None,
+        };
+        let inflight = surroundings
+            .inflight
+            .as_ref()
+            .and_then(|region| region.queue(self.index, self.size));
+        let ring = SplitRing::new(
+            self.build(at, kick, surroundings)
+                .ok_or(NotStarted::Build)?,
+            Arc::clone(surroundings.memory.memory()),
+            Arc::clone(&surroundings.alarm),
+            inflight,
+            used_log,
+        );
+        let setup = QueueSetup {
+            index: self.index,
+            ring,
+            device: Arc::clone(&surroundings.device),
+            indirect: surroundings.features & INDIRECT_DESC != 0,
+            stats: Arc::clone(&self.stats),
+            log: Arc::clone(&self.log),
+            error_notifier: self.error.clone(),
+        };
+        Ok(Worker::start(setup)?)
+    }
+
     /// The ring as its worker will own it. `None` when an address is not aligned, or the descriptors cannot be
     /// duplicated.
     fn build(
         &self,
         at: RingAddresses,
         kick: &Arc<File>,
-        surroundings: &Surroundings<'_>,
+        surroundings: &Surroundings,
     ) -> Option<Vring> {
-        let memory = surroundings.memory;
-        let vring: Vring = Vring::new(
-            Arc::<GuestMemoryMmap>::clone(memory.memory()),
-            MAX_RING_SIZE,
-        )
-        .ok()?;
+        let memory = Arc::clone(surroundings.memory.memory());
+        let vring: Vring = Vring::new(memory, MAX_RING_SIZE).ok()?;
         vring.set_queue_size(self.size);
         vring
             .set_queue_info(at.descriptors, at.available, at.used)
@@ -242,7 +296,7 @@ impl Ring {
 }
 
 /// A descriptor from outside must never make a thread wait: an empty kick and a full call are answered at once.
-fn non_blocking(file: File) -> Arc<File> {
+pub(crate) fn non_blocking(file: File) -> Arc<File> {
     let flags = rustix::fs::fcntl_getfl(&file).unwrap_or(OFlags::empty());
     let _set = rustix::fs::fcntl_setfl(&file, flags | OFlags::NONBLOCK);
     Arc::new(file)

@@ -7,9 +7,12 @@
 )]
 
 mod daemon;
+mod device_state;
 mod fuzz;
 mod golden;
+mod hung_disk;
 mod kill;
+mod lost_memory;
 mod profiles;
 mod requests;
 mod session;

@@ -9,8 +9,8 @@ use crate::support::client::{
     SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM,
 };
 use crate::support::driver::{
-    BACKEND_REQ, CONFIG, Driver, EVENT_IDX, MEM_SLOTS, MQ, PROTOCOL_FEATURES, REPLY_ACK, RO,
-    VERSION_1,
+    BACKEND_REQ, CONFIG, Driver, EVENT_IDX, LOG_ALL, MEM_SLOTS, MQ, PROTOCOL_FEATURES, REPLY_ACK,
+    RO, VERSION_1,
 };
 use crate::support::guest::Guest;
 use crate::support::image::{SECTORS, device};
@@ -172,7 +172,8 @@ fn greet(client: &mut Client, profile: &Profile) -> (u64, u64) {
     if !profile.owner_first {
         client.tell(SET_OWNER, &[], &[]);
     }
-    (offered & profile.features, protocol)
+    // No guest ever sees the log.
+    (offered & profile.features & !LOG_ALL, protocol)
 }
 
 fn run(profile: &Profile) {

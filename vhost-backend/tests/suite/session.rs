@@ -5,18 +5,19 @@
 use std::fs::File;
 use std::time::Duration;
 
+use rustix::fs::MemfdFlags;
 use vhost_backend::session::End;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::client::{
     ADD_MEM_REG, Client, GET_FEATURES, GET_INFLIGHT_FD, GET_MAX_MEM_SLOTS, GET_QUEUE_NUM,
-    REM_MEM_REG, RESET_DEVICE, SET_CONFIG, SET_FEATURES, SET_PROTOCOL_FEATURES, SET_VRING_ADDR,
-    SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM,
-    pair,
+    REM_MEM_REG, RESET_DEVICE, SET_CONFIG, SET_FEATURES, SET_INFLIGHT_FD, SET_PROTOCOL_FEATURES,
+    SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR,
+    SET_VRING_KICK, SET_VRING_NUM, pair,
 };
 use crate::support::driver::{
-    Driver, EVENT_IDX, INDIRECT_DESC, IOERR, MEM_SLOTS, OK, PROTOCOL_FEATURES, REPLY_ACK, RO,
-    VERSION_1, WRITE, eventfd, readable,
+    Driver, EVENT_IDX, INDIRECT_DESC, IOERR, LOG_ALL, MEM_SLOTS, OK, PROTOCOL_FEATURES, REPLY_ACK,
+    RO, VERSION_1, WRITE, eventfd, readable,
 };
 use crate::support::guest::{BUFFERS, END};
 use crate::support::image::device;
@@ -81,7 +82,7 @@ fn features_that_were_never_offered_end_the_connection() {
     for (message, bits) in [
         (SET_FEATURES, 1 << 63),
         (SET_FEATURES, 1 << 9),
-        (SET_PROTOCOL_FEATURES, 1 << 12),
+        (SET_PROTOCOL_FEATURES, 1 << 16),
     ] {
         let (stream, served) = serve(&device);
         let mut client = Client::new(stream);
@@ -233,7 +234,7 @@ fn firmware_then_kernel_on_one_connection() {
     driver.client.tell_ring(SET_VRING_ENABLE, 0, 0);
     driver.stop_ring(0);
     // The kernel: everything, four queues, other ring sizes, memory as it was.
-    let offered = driver.client.ask_u64(GET_FEATURES);
+    let offered = driver.client.ask_u64(GET_FEATURES) & !LOG_ALL;
     driver.client.tell_u64(SET_FEATURES, offered);
     driver.features = offered;
     driver.rings.clear();
@@ -285,8 +286,7 @@ fn strange_kick_descriptors_hurt_only_their_own_ring() {
     drop(pipe_write);
     let (_, write_only) = Driver::pipe();
     let regular = tempfile::tempfile().unwrap();
-    let memory =
-        File::from(rustix::fs::memfd_create("kick", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    let memory = File::from(rustix::fs::memfd_create("kick", MemfdFlags::CLOEXEC).unwrap());
     let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
     let socket = File::from(std::os::fd::OwnedFd::from(socket));
     for kick in [
@@ -373,8 +373,7 @@ fn memory_comes_and_goes_under_a_running_ring() {
     driver.add_ring(0, 128);
     assert!(driver.client.ask_u64(GET_MAX_MEM_SLOTS) >= 32);
     let extra = 0x9000_0000_u64;
-    let file =
-        File::from(rustix::fs::memfd_create("extra", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+    let file = File::from(rustix::fs::memfd_create("extra", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(0x1000).unwrap();
     let region = [0, extra, 0x1000, 0x30_0000_0000, 0]
         .map(u64::to_le_bytes)
@@ -492,12 +491,37 @@ fn ring_messages_with_impossible_numbers_are_refused() {
 }
 
 #[test]
-fn refused_message_is_acknowledged_as_refused() {
-    let (mut driver, _disk, _served) = start(0);
+fn refused_message_is_acknowledged_as_refused_and_changes_nothing() {
+    const NEED_REPLY: u32 = 1 | 8;
+    let (mut driver, disk, served) = start(1);
     assert!(driver.client.acknowledge);
-    driver.client.send(SET_VRING_NUM, 1 | 8, &pair(0, 3), &[]);
-    let status = driver.client.reply(SET_VRING_NUM).unwrap();
-    assert_ne!(status, 0_u64.to_le_bytes());
+    let foreign = File::from(rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap());
+    let region = [0, 0x1000, 0x1000, 0x1000, 0]
+        .map(u64::to_le_bytes)
+        .concat();
+    let outside = [pair(0, 0), [0xf000; 4].map(u64::to_le_bytes).concat()].concat();
+    let inflight = [4096_u64, 0, 1 | 128 << 16].map(u64::to_le_bytes).concat();
+    for (request, payload, file) in [
+        (SET_VRING_NUM, pair(0, 3), None),
+        (SET_VRING_NUM, pair(999, 128), None),
+        (SET_VRING_BASE, pair(0, 1 << 16), None),
+        (SET_VRING_ADDR, outside, None),
+        (SET_VRING_ENABLE, pair(300, 1), None),
+        (SET_CONFIG, [pair(0, 8), vec![0; 12]].concat(), None),
+        (ADD_MEM_REG, region.clone(), Some(&foreign)),
+        (REM_MEM_REG, region, None),
+        (SET_INFLIGHT_FD, inflight, Some(&foreign)),
+    ] {
+        let files: Vec<&File> = file.into_iter().collect();
+        driver.client.send(request, NEED_REPLY, &payload, &files);
+        let status = driver.client.reply(request).expect("an answer");
+        assert_ne!(status, 0_u64.to_le_bytes(), "message {request}");
+        check_read(&mut driver, 0, &disk);
+    }
+    // Who does not ask for an answer would go on without knowing, so there is nothing to go on with.
+    driver.client.send(SET_VRING_NUM, 1, &pair(0, 3), &[]);
+    assert!(driver.client.is_closed());
+    assert_eq!(served.end(), End::Refused);
 }
 
 #[test]

@@ -1,18 +1,22 @@
 //! vhost-user messages as bytes, so that a test can send what no library would.
 
 use std::fs::File;
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 pub(crate) const GET_FEATURES: u32 = 1;
 pub(crate) const SET_FEATURES: u32 = 2;
 pub(crate) const SET_OWNER: u32 = 3;
 pub(crate) const SET_MEM_TABLE: u32 = 5;
+pub(crate) const SET_LOG_BASE: u32 = 6;
 pub(crate) const SET_VRING_NUM: u32 = 8;
 pub(crate) const SET_VRING_ADDR: u32 = 9;
 pub(crate) const SET_VRING_BASE: u32 = 10;
@@ -28,10 +32,13 @@ pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
 pub(crate) const GET_CONFIG: u32 = 24;
 pub(crate) const SET_CONFIG: u32 = 25;
 pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+pub(crate) const SET_INFLIGHT_FD: u32 = 32;
 pub(crate) const RESET_DEVICE: u32 = 34;
 pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
 pub(crate) const ADD_MEM_REG: u32 = 37;
 pub(crate) const REM_MEM_REG: u32 = 38;
+pub(crate) const SET_DEVICE_STATE_FD: u32 = 42;
+pub(crate) const CHECK_DEVICE_STATE: u32 = 43;
 
 const VERSION: u32 = 1;
 const REPLY: u32 = 4;
@@ -107,6 +114,39 @@ impl Client {
             .map(|reply| reply[12..].to_vec())
     }
 
+    /// Hands over a dirty log, `len_bytes` at `offset` of `file`.
+    pub(crate) fn set_log(&mut self, file: &File, offset: u64, len_bytes: u64) {
+        let payload = [len_bytes, offset].map(u64::to_le_bytes).concat();
+        self.send(SET_LOG_BASE, VERSION, &payload, &[file]);
+        self.reply(SET_LOG_BASE).expect("a reply to SET_LOG_BASE");
+    }
+
+    /// Has a map of requests in flight made, and returns its file and length.
+    pub(crate) fn get_inflight(&mut self, queues: u16, size: u16) -> (File, u64) {
+        let request = inflight_payload(0, queues, size);
+        self.send(GET_INFLIGHT_FD, VERSION, &request, &[]);
+        let mut bytes = [0; 12 + 24];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+        rustix::net::recvmsg(&self.stream, &mut iov, &mut control, flags).unwrap();
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next().map(File::from),
+            _ => None,
+        });
+        let len_bytes = u64::from_le_bytes(bytes[12..20].try_into().unwrap());
+        assert_eq!(bytes[20..28], [0; 8], "offset");
+        assert_eq!(bytes[28..32], request[16..20], "queues and size");
+        (file.expect("a map comes with its file"), len_bytes)
+    }
+
+    /// Hands over a map of requests in flight.
+    pub(crate) fn set_inflight(&mut self, file: &File, len_bytes: u64, queues: u16, size: u16) {
+        let payload = inflight_payload(len_bytes, queues, size);
+        self.tell(SET_INFLIGHT_FD, &payload, &[file]);
+    }
+
     pub(crate) fn send(&mut self, request: u32, flags: u32, payload: &[u8], files: &[&File]) {
         let len = u32::try_from(payload.len()).unwrap();
         let header = [request, flags, len].map(u32::to_le_bytes).concat();
@@ -148,6 +188,13 @@ impl Client {
             Err(error) => error.kind() == ErrorKind::ConnectionReset,
         }
     }
+}
+
+fn inflight_payload(len_bytes: u64, queues: u16, size: u16) -> Vec<u8> {
+    let mut payload = [len_bytes, 0].map(u64::to_le_bytes).concat();
+    payload.extend([queues, size].map(u16::to_le_bytes).concat());
+    payload.resize(24, 0);
+    payload
 }
 
 pub(crate) fn pair(index: u32, number: u32) -> Vec<u8> {

@@ -15,7 +15,7 @@ use super::client::{
     SET_OWNER, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
     SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM,
 };
-use super::guest::{BUFFERS, Guest, RINGS};
+use super::guest::{BUFFERS, END, Guest, RINGS};
 
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
@@ -25,6 +25,8 @@ pub(crate) const VERSION_1: u64 = 1 << 32;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
 pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// For the length of a migration only, and together with a log.
+pub(crate) const LOG_ALL: u64 = 1 << 26;
 pub(crate) const RO: u64 = 1 << 5;
 
 pub(crate) const MQ: u64 = 1;
@@ -32,6 +34,9 @@ pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const BACKEND_REQ: u64 = 1 << 5;
 pub(crate) const CONFIG: u64 = 1 << 9;
 pub(crate) const MEM_SLOTS: u64 = 1 << 15;
+
+/// One bit for each page of guest memory.
+pub(crate) const LOG_LEN_BYTES: u64 = END.div_ceil(8 * 4096);
 
 const RING_STRIDE: u64 = 0x8000;
 const AVAIL: u64 = 0x4000;
@@ -96,13 +101,13 @@ impl Driver {
         driver
     }
 
-    /// Negotiates the offered features within these masks and hands over the memory.
+    /// Negotiates the offered features within these masks, but for the dirty log, and hands over the memory.
     pub(crate) fn negotiate(stream: UnixStream, features: u64, protocol_features: u64) -> Self {
         let mut driver = Self {
             client: Client::new(stream),
             guest: Guest::new(),
             rings: Vec::new(),
-            features,
+            features: features & !LOG_ALL,
         };
         driver.greet(protocol_features);
         driver
@@ -374,6 +379,14 @@ impl Driver {
             .unwrap();
     }
 
+    /// All of guest memory.
+    pub(crate) fn snapshot(&self) -> Vec<Vec<u8>> {
+        let pieces = self.guest.pieces.iter();
+        pieces
+            .map(|piece| self.bytes(piece.guest, usize::try_from(piece.len).unwrap()))
+            .collect()
+    }
+
     /// One request in the plain form: header, data, status in three descriptors. Returns status, used length and
     /// the data area, which was filled with 0xEE before.
     pub(crate) fn request(
@@ -426,6 +439,14 @@ impl Driver {
     pub(crate) fn stop_ring(&mut self, at: usize) -> u16 {
         let index = self.rings[at].index;
         self.client.vring_base(index)
+    }
+
+    /// A dirty log for all of guest memory, not yet handed over.
+    pub(crate) fn log_file() -> File {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let file = File::from(rustix::fs::memfd_create("log", flags).unwrap());
+        file.set_len(LOG_LEN_BYTES).unwrap();
+        file
     }
 
     pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
