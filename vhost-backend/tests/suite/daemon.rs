@@ -44,14 +44,23 @@ impl Place {
 
     /// A daemon on the usual layers, once its socket is there.
     pub(crate) fn daemon(&self, more: &[&str]) -> Daemon {
-        let socket = self.path("vbd.sock");
+        self.start(Command::new(PROGRAM).args(more))
+    }
+
+    /// The same, to be killed at a named point. A point that is reached before there is a front-end would fail this.
+    #[cfg(feature = "kill-points")]
+    pub(crate) fn daemon_dying_at(&self, plan: &str) -> Daemon {
         let mut command = Command::new(PROGRAM);
+        self.start(command.env("VBD_KILL_AT", plan))
+    }
+
+    fn start(&self, command: &mut Command) -> Daemon {
+        let socket = self.path("vbd.sock");
         command
             .arg("--socket")
             .arg(&socket)
             .arg("--layers")
-            .arg(self.layers())
-            .args(more);
+            .arg(self.layers());
         let daemon = Daemon {
             child: command.stderr(Stdio::piped()).spawn().unwrap(),
             socket,
@@ -85,6 +94,11 @@ impl Daemon {
 
     pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).unwrap()
+    }
+
+    #[cfg(feature = "kill-points")]
+    pub(crate) fn has_died(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn threads(&self) -> usize {

@@ -203,6 +203,7 @@ fn run(profile: &Profile) {
         guest: Guest::new(),
         rings: Vec::new(),
         features,
+        inflight: None,
     };
     match protocol & MEM_SLOTS {
         0 => driver.hand_over_table(profile.spare_regions),

@@ -22,6 +22,8 @@ pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
 pub(crate) const VERSION_1: u64 = 1 << 32;
+/// Requests come back in the order they were made.
+pub(crate) const IN_ORDER: u64 = 1 << 35;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
 pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -79,6 +81,8 @@ pub(crate) struct Driver {
     pub(crate) guest: Guest,
     pub(crate) rings: Vec<Ring>,
     pub(crate) features: u64,
+    /// A map of requests in flight and its length, handed to every backend.
+    pub(crate) inflight: Option<(File, u64)>,
 }
 
 pub(crate) fn eventfd() -> File {
@@ -108,6 +112,7 @@ impl Driver {
             guest: Guest::new(),
             rings: Vec::new(),
             features: features & !LOG_ALL,
+            inflight: None,
         };
         driver.greet(protocol_features);
         driver
@@ -117,6 +122,10 @@ impl Driver {
     pub(crate) fn reconnect(&mut self, stream: UnixStream, positions: Resume) {
         self.client = Client::new(stream);
         self.greet(u64::MAX);
+        if let Some((file, len_bytes)) = &self.inflight {
+            let queues = u16::try_from(self.rings.len()).unwrap();
+            self.client.set_inflight(file, *len_bytes, queues, 128);
+        }
         for at in 0..self.rings.len() {
             let next_avail = self.rings[at].next_avail;
             if positions == Resume::AtUsedIndex {
