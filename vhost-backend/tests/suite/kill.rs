@@ -235,9 +235,7 @@ fn kills_or(default: usize) -> usize {
 
 fn seed() -> u64 {
     let seed = std::env::var("VBD_SEED").ok();
-    let seed = seed.map_or_else(fresh_seed, |seed| seed.parse().unwrap());
-    println!("VBD_SEED={seed}");
-    seed
+    seed.map_or_else(fresh_seed, |seed| seed.parse().unwrap())
 }
 
 pub(crate) fn fresh_seed() -> u64 {
@@ -250,6 +248,7 @@ pub(crate) fn fresh_seed() -> u64 {
 #[test]
 fn no_request_is_lost_or_answered_twice_over_kills_at_random() {
     let (seed, kills) = (seed(), kills_or(KILLS));
+    println!("VBD_SEED={seed}");
     let mut total = 0;
     for set_up in set_ups() {
         kill_at_random(set_up, kills, seed);
@@ -262,6 +261,7 @@ fn no_request_is_lost_or_answered_twice_over_kills_at_random() {
 #[cfg(feature = "kill-points")]
 fn no_request_is_lost_or_answered_twice_over_kills_at_every_point() {
     let (seed, kills) = (seed(), kills_or(KILLS_AT_POINT));
+    println!("VBD_SEED={seed}");
     let mut total = 0;
     for set_up in set_ups() {
         for point in vhost_backend::killpoint::Point::ALL {
