@@ -8,6 +8,8 @@
 //! Two kinds of guest are used. Linux shows what a user sees: size, serial number, refusals, files. The
 //! bare-metal guest `vgx` shows what Linux never asks: every descriptor framing, every refused request.
 //!
+//! Without a guest, [`virtio_driver`] is a front-end in the test's own process: quick, and the one to measure with.
+//!
 //! A program or file that is missing makes a test skip, and it says so on stderr past the capture of the
 //! test runner ([`requirement`]). With `VM_TESTS_NO_SKIP=1` a skip is a failure.
 //!
@@ -29,3 +31,4 @@ pub mod requirement;
 pub mod stack;
 pub mod uml;
 pub mod vgx;
+pub mod virtio_driver;

@@ -150,10 +150,13 @@ fn plant(tree: &Path) -> Result<(Listing, Listing)> {
 }
 
 /// Incompressible numbers (xorshift64), the same for the same seed.
-pub(crate) struct Random(u64);
+#[derive(Debug)]
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Starts the numbers of `seed`, which must not be 0.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
@@ -165,11 +168,12 @@ impl Random {
     }
 
     /// A number below `end`, evenly enough for choosing.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() >> 33).map_or(0, |number| number % end)
     }
 
-    pub(crate) fn bytes(&mut self, size: usize) -> Vec<u8> {
+    /// The next `size` bytes.
+    pub fn bytes(&mut self, size: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(size + 8);
         while bytes.len() < size {
             bytes.extend_from_slice(&self.next().to_le_bytes());
