@@ -12,6 +12,8 @@
  *   nohash          do not read the whole disk
  *   hostile         also make broken rings, one device reset each
  *   soak=N          also N rounds of 16 reads in flight, for a test that disturbs the device meanwhile
+ *   carry=N         instead of unusual requests, N rounds of reads into many buffers, each looked at a round later, for a test
+ *                   that moves the guest meanwhile; needs 64 MiB of memory
  *   msix            enable MSI-X with every vector masked
  *
  * The words of the report are read by vm-tests/src/vgx.rs. */
@@ -283,6 +285,8 @@ static void soak(u64 rounds)
     say("soak ends bad=%u longest=%u", bad, longest);
 }
 
+#include "carry.h"
+
 void guest_main(const u32 *start_info)
 {
     u64 command_line_at = *(const u64 *)&start_info[6];
@@ -306,12 +310,16 @@ void guest_main(const u32 *start_info)
             say("error the reference could not be read");
         if (!option("nohash"))
             read_disk();
-        refused_requests();
-        framings();
+        if (!option("carry")) {
+            refused_requests();
+            framings();
+        }
         if (option("hostile"))
             hostile_rings();
         if (option_number("soak", 0))
             soak(option_number("soak", 0));
+        if (option_number("carry", 0))
+            carry(option_number("carry", 0));
         say("done");
     }
     set_status(0);

@@ -27,6 +27,7 @@ pub mod layers;
 pub mod linux;
 pub mod process;
 pub mod qemu;
+pub mod qmp;
 pub mod requirement;
 pub mod stack;
 pub mod uml;
