@@ -127,7 +127,7 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown, alarm: &Alarm) -> 
     let mut deadline = None;
     loop {
         let mut fds = [
-            PollFd::new(stream, PollFlags::IN),
+            PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP),
             PollFd::from_borrowed_fd(shutdown.wake_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(alarm.wake_fd(), PollFlags::IN),
         ];
@@ -154,8 +154,8 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown, alarm: &Alarm) -> 
             );
             return Ok(Wake::Message(message));
         }
-        // What is there now will not grow any more.
-        if stream_events.intersects(PollFlags::HUP | PollFlags::ERR) {
+        // What is there now will not grow any more, also when the other side only says that it will not speak again.
+        if stream_events.intersects(PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR) {
             return Ok(Wake::End(End::Disconnected));
         }
         let now = Instant::now();

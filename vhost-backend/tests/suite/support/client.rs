@@ -148,10 +148,22 @@ impl Client {
     }
 
     pub(crate) fn send(&mut self, request: u32, flags: u32, payload: &[u8], files: &[&File]) {
-        let len = u32::try_from(payload.len()).unwrap();
+        let announced = u32::try_from(payload.len()).unwrap();
+        self.send_as(request, flags, announced, payload, files);
+    }
+
+    /// Sends a message that need not have the length it announces.
+    pub(crate) fn send_as(
+        &mut self,
+        request: u32,
+        flags: u32,
+        len: u32,
+        payload: &[u8],
+        files: &[&File],
+    ) {
         let header = [request, flags, len].map(u32::to_le_bytes).concat();
         let fds: Vec<BorrowedFd<'_>> = files.iter().map(|file| file.as_fd()).collect();
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
             assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
