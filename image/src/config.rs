@@ -4,11 +4,15 @@
 //! is used; keys that are unknown are passed over, as every reader of this file does. Whatever would change the
 //! content of the disk and is not supported is refused by name.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
+
+use crate::shown::ShownText;
 
 /// A configuration of 255 layers is about 100 KB; this leaves room for long paths and unknown keys.
 const MAX_CONFIG_LEN_BYTES: u64 = 4 << 20;
@@ -40,6 +44,12 @@ pub enum ConfigError {
     /// It is not the JSON that is expected.
     #[error("is not a valid image configuration")]
     Json(#[source] serde_json::Error),
+    /// A list stands where names and values belong.
+    #[error("is not a valid image configuration: {place} is not an object")]
+    NotAnObject {
+        /// Where.
+        place: String,
+    },
     /// It names no layer.
     #[error("names no layer: `lowers` is empty")]
     NoLayers,
@@ -61,6 +71,16 @@ pub enum ConfigError {
         position: usize,
         /// Where it was looked for, and its digest.
         place: String,
+    },
+    /// A layer whose directory cannot be searched.
+    #[error("lowers[{position}]: cannot look into `dir` {dir}")]
+    Directory {
+        /// Position in `lowers`.
+        position: usize,
+        /// The directory.
+        dir: String,
+        /// Why not.
+        source: io::Error,
     },
     /// A layer without any hint where it is.
     #[error("lowers[{position}]: neither `file` nor `dir` nor `digest` is set")]
@@ -118,7 +138,14 @@ impl ImageConfig {
     /// When it cannot be read, is not a configuration, or asks for what is not supported.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let mut text = Vec::new();
-        let file = File::open(path).map_err(ConfigError::Read)?;
+        // A pipe is fine, but opening one that nobody writes to must not wait; reading it ends at once.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+            .map_err(ConfigError::Read)?;
+        rustix::fs::fcntl_setfl(&file, OFlags::empty())
+            .map_err(|error| ConfigError::Read(error.into()))?;
         file.take(MAX_CONFIG_LEN_BYTES + 1)
             .read_to_end(&mut text)
             .map_err(ConfigError::Read)?;
@@ -134,6 +161,7 @@ impl ImageConfig {
     ///
     /// As for [`ImageConfig::load`].
     pub fn parse(text: &[u8], base: &Path) -> Result<Self, ConfigError> {
+        demand_objects(text)?;
         let raw: Raw = serde_json::from_slice(text).map_err(ConfigError::Json)?;
         if raw
             .upper
@@ -174,6 +202,27 @@ impl ImageConfig {
     }
 }
 
+/// The parser takes a list for an object, value by value in the order its fields are declared here, which no writer of
+/// such files means.
+fn demand_objects(text: &[u8]) -> Result<(), ConfigError> {
+    use serde_json::Value;
+    let config: Value = serde_json::from_slice(text).map_err(ConfigError::Json)?;
+    let demand = |value: &Value, place: &dyn Fn() -> String| match value {
+        Value::Array(_) => Err(ConfigError::NotAnObject { place: place() }),
+        // Whatever else is wrong, the parser says better.
+        _ => Ok(()),
+    };
+    demand(&config, &|| "all of it".to_owned())?;
+    if let Some(upper) = config.get("upper") {
+        demand(upper, &|| "`upper`".to_owned())?;
+    }
+    let lowers = config.get("lowers").and_then(Value::as_array);
+    for (position, lower) in lowers.into_iter().flatten().enumerate() {
+        demand(lower, &|| format!("lowers[{position}]"))?;
+    }
+    Ok(())
+}
+
 /// A string that is present and not empty; writers of this file use both ways to say "none".
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
@@ -196,20 +245,31 @@ fn locate_layer(position: usize, lower: RawLower, base: &Path) -> Result<PathBuf
     }
     let dir = given(lower.dir);
     if let Some(dir) = &dir {
-        let candidates = LAYER_FILE_NAMES
-            .iter()
-            .map(|name| base.join(dir).join(name));
-        if let Some(found) = candidates.into_iter().find(|path| path.exists()) {
-            return Ok(found);
+        for path in LAYER_FILE_NAMES.map(|name| base.join(dir).join(name)) {
+            match path.try_exists() {
+                Ok(true) => return Ok(path),
+                Ok(false) => {}
+                // It may be there: to say that it is somewhere else would send people the wrong way.
+                Err(source) => {
+                    let dir = ShownText(dir).to_string();
+                    return Err(ConfigError::Directory {
+                        position,
+                        dir,
+                        source,
+                    });
+                }
+            }
         }
     }
     let place = match (dir, given(lower.digest)) {
         (None, None) => return Err(ConfigError::Nowhere { position }),
         (Some(dir), digest) => {
-            let digest = digest.map_or_else(String::new, |digest| format!(" of {digest}"));
+            let digest =
+                digest.map_or_else(String::new, |digest| format!(" of {}", ShownText(&digest)));
+            let dir = ShownText(&dir);
             format!("no {} in `dir` {dir}{digest}", LAYER_FILE_NAMES.join(", "))
         }
-        (None, Some(digest)) => format!("only `digest` {digest} is set"),
+        (None, Some(digest)) => format!("only `digest` {} is set", ShownText(&digest)),
     };
     Err(ConfigError::Remote { position, place })
 }
@@ -220,6 +280,55 @@ mod tests {
 
     fn parse(json: &str) -> Result<ImageConfig, ConfigError> {
         ImageConfig::parse(json.as_bytes(), Path::new("/images"))
+    }
+
+    #[test]
+    fn lists_are_no_objects() {
+        for (json, place) in [
+            (r#"[[{"file": "/a"}]]"#, "all of it"),
+            (r#"{"lowers": [["/a"]]}"#, "lowers[0]"),
+            (r#"{"lowers": [{"file": "/a"}, ["/b"]]}"#, "lowers[1]"),
+            (r#"{"lowers": [], "upper": ["a", "b"]}"#, "`upper`"),
+        ] {
+            let error = parse(json).unwrap_err().to_string();
+            assert!(error.contains(place), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn texts_of_the_configuration_stay_on_their_line() {
+        let error = parse(r#"{"lowers": [{"digest": "sha256:a\nb", "dir": "/c\u001bd"}]}"#);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("a\\nb") && error.contains("/c\\u{1b}d"),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1);
+    }
+
+    #[test]
+    fn configuration_may_come_through_a_pipe_and_an_idle_one_does_not_wait() {
+        use std::io::Write;
+        use std::os::fd::AsRawFd;
+        let (out, into) = rustix::pipe::pipe().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", out.as_raw_fd()));
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::fs::File::from(into)
+                .write_all(br#"{"lowers": [{"file": "/a"}]}"#)
+                .unwrap();
+        });
+        assert_eq!(ImageConfig::load(&path).unwrap().layers, [Path::new("/a")]);
+        writer.join().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        assert!(matches!(
+            ImageConfig::load(&fifo),
+            Err(ConfigError::Json(_))
+        ));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Paths in messages.
+//! Paths and other texts in messages.
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -10,7 +10,17 @@ pub struct Shown<'a>(pub &'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.to_string_lossy().chars() {
+        ShownText(&self.0.to_string_lossy()).fmt(f)
+    }
+}
+
+/// Any text from outside, shown in the same way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShownText<'a>(pub(crate) &'a str);
+
+impl fmt::Display for ShownText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
             if character.is_control() {
                 write!(f, "{}", character.escape_default())?;
             } else {
