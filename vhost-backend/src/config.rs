@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,7 +86,7 @@ impl Service {
     /// The first thing that is not as it should be.
     pub fn prepare(args: &Args, door: DoorChoice, shutdown: &Shutdown) -> Result<Self, Failure> {
         let layers = layers(args)?;
-        let image = Image::open(&layers).map_err(|error| FailureKind::Image.of()(error.into()))?;
+        let image = Image::open(&layers).map_err(|error| failure_to_open(error.into()))?;
         image
             .warnings()
             .iter()
@@ -137,6 +138,21 @@ impl DoorChoice {
     }
 }
 
+/// What the system has run out of is no fault of the image.
+fn failure_to_open(error: anyhow::Error) -> Failure {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    let codes = error.chain().filter_map(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>()?;
+        cause.raw_os_error()
+    });
+    let kind = match codes.into_iter().any(|code| exhausted.contains(&code)) {
+        true => FailureKind::Environment,
+        false => FailureKind::Image,
+    };
+    Failure { kind, error }
+}
+
 fn usage(message: &'static str) -> Failure {
     Failure {
         kind: FailureKind::Usage,
@@ -174,8 +190,13 @@ fn layers_of_config(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(config.layers)
 }
 
-/// No layer begins with a brace. A file that cannot be read is reported when it is opened as a layer.
+/// No layer begins with a brace, and none comes through a pipe, where looking would be taking. A file that cannot be
+/// read is reported when it is opened as a layer.
 fn is_config(path: &Path) -> bool {
+    let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
+    if kind.is_ok_and(|kind| kind.is_fifo()) {
+        return true;
+    }
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
     read.is_ok() && head.trim_ascii_start().starts_with(b"{")

@@ -12,11 +12,14 @@ use vhost_backend::config::{DoorChoice, Failure, FailureKind, Service};
 use vhost_backend::server::{Shutdown, serve};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return explain(&error),
+    };
     if args.print_capabilities {
         return print_capabilities();
     }
-    init_log(&args);
+    init_log(args.log_format, args.log_level);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -28,6 +31,23 @@ fn main() -> ExitCode {
             ExitCode::from(failure.kind.exit_status())
         }
     }
+}
+
+/// Help and version go to standard output; what is wrong with the command line goes where the log would go.
+fn explain(error: &clap::Error) -> ExitCode {
+    let wanted = std::env::args_os().collect::<Vec<_>>();
+    let json = |pair: &[std::ffi::OsString]| pair == ["--log-format", "json"];
+    let json = wanted.windows(2).any(json) || wanted.iter().any(|arg| arg == "--log-format=json");
+    if error.use_stderr() && json {
+        init_log(LogFormat::Json, LogLevel::Error);
+        let text = error.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        tracing::error!("{}", words.join(" "));
+    } else {
+        // Nobody is left to tell when it cannot be printed.
+        let _printed = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FailureKind::Usage.exit_status()))
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -61,8 +81,8 @@ fn raise_descriptor_limit() {
     );
 }
 
-fn init_log(args: &Args) {
-    let level = match args.log_level {
+fn init_log(format: LogFormat, level: LogLevel) {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
@@ -75,7 +95,7 @@ fn init_log(args: &Args) {
         .with_target(false)
         // It would report a log that cannot be written to the same place, and panic when that fails.
         .log_internal_errors(false);
-    match args.log_format {
+    match format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().init(),
     }

@@ -7,11 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 
 /// Longest socket path: the address structure has 108 bytes, the last of them NUL.
 const MAX_PATH_LEN_BYTES: usize = 107;
+/// How long another process may keep a directory to itself: it holds it for a few system calls.
+const DIRECTORY_PATIENCE: Duration = Duration::from_secs(2);
+const DIRECTORY_POLL: Duration = Duration::from_millis(1);
 /// How often a stale socket may turn up again before somebody else is suspected of putting it there.
 const MAX_ATTEMPTS: u32 = 3;
 
@@ -41,8 +45,8 @@ pub enum SocketError {
     /// Somebody answers there.
     #[error("another process is serving on it")]
     InUse,
-    /// Somebody keeps putting sockets there.
-    #[error("a socket keeps appearing there")]
+    /// Somebody keeps putting sockets there, or keeps its directory locked.
+    #[error("others keep putting sockets there, or keep its directory locked")]
     Contended,
     /// The system refused.
     #[error("cannot {action}")]
@@ -104,20 +108,18 @@ impl BoundSocket {
         if len > MAX_PATH_LEN_BYTES {
             return Err(SocketError::PathTooLong { len });
         }
-        let name = path.file_name().ok_or(SocketError::NoName)?;
+        // With a slash at its end, a path means a directory.
+        let name = path
+            .file_name()
+            .filter(|_| !path.as_os_str().as_bytes().ends_with(b"/"))
+            .ok_or(SocketError::NoName)?;
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        let directory = rustix::fs::open(
-            parent,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|error| SocketError::Directory {
-            directory: parent.to_owned(),
-            source: error.into(),
-        })?;
+        let directory = open_directory(parent)?;
+        // Others that start at the same moment find the same stale socket; one at a time may take it for dead.
+        let _alone = lock_directory(&directory)?;
         // Before anything is created, so that the usual mistakes leave no trace.
         remove_if_stale(path)?;
         let (listener, temporary) = listen_in(&directory, parent)?;
@@ -146,6 +148,45 @@ impl BoundSocket {
 impl Drop for BoundSocket {
     fn drop(&mut self) {
         self.file.remove();
+    }
+}
+
+fn open_directory(directory: &Path) -> Result<OwnedFd, SocketError> {
+    let open = |flags| {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(directory, flags, Mode::empty())
+    };
+    // One that may be used but not listed cannot be locked; it serves all the same.
+    open(OFlags::RDONLY)
+        .or_else(|_unreadable| open(OFlags::PATH))
+        .map_err(|error| SocketError::Directory {
+            directory: directory.to_owned(),
+            source: error.into(),
+        })
+}
+
+/// Keeps other processes of this program out of the directory until what is returned is dropped.
+///
+/// Between connecting to a socket in vain and removing it, somebody else may have replaced it by a living one.
+fn lock_directory(directory: &OwnedFd) -> Result<OwnedFd, SocketError> {
+    // A description of its own: the lock goes with it, also when this process is killed.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(lock) = rustix::fs::openat(directory, ".", flags, Mode::empty()) else {
+        return directory
+            .try_clone()
+            .map_err(cannot("use the directory of the socket"));
+    };
+    let deadline = Instant::now() + DIRECTORY_PATIENCE;
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+            // Also where the file system knows no locks.
+            _ => return Ok(lock),
+        }
+        if Instant::now() > deadline {
+            return Err(SocketError::Contended);
+        }
+        std::thread::sleep(DIRECTORY_POLL);
     }
 }
 
@@ -289,10 +330,13 @@ mod tests {
             BoundSocket::bind(&long),
             Err(SocketError::PathTooLong { .. })
         ));
-        assert!(matches!(
-            BoundSocket::bind(Path::new("/")),
-            Err(SocketError::NoName)
-        ));
+        for no_file in [Path::new("/"), &dir.path().join("s/")] {
+            assert!(matches!(
+                BoundSocket::bind(no_file),
+                Err(SocketError::NoName)
+            ));
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -16,7 +16,12 @@ static ADOPTED: AtomicBool = AtomicBool::new(false);
 /// When no such descriptor is open.
 pub fn adopt(fd: RawFd) -> io::Result<Option<OwnedFd>> {
     // Looking at the process's own entry tells whether the number is in use without touching what it names.
-    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}"))?;
+    if let Err(error) = std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")) {
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound => rustix::io::Errno::BADF.into(),
+            _ => error,
+        });
+    }
     if ADOPTED.swap(true, Ordering::SeqCst) {
         return Ok(None);
     }

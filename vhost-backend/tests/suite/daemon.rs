@@ -296,6 +296,9 @@ fn every_bad_start_is_one_line_and_no_socket() {
     let socket = path("s");
     let long = format!("{}/{}", place.dir.path().display(), "x".repeat(120));
     let missing = path("none/s");
+    let slash = path("s/");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, place.path("fifo"), kind, mode, 0).unwrap();
     for (args, status, message) in [
         (
             vec!["--socket", &socket, "--layers", &with("missing")],
@@ -361,7 +364,27 @@ fn every_bad_start_is_one_line_and_no_socket() {
         (
             vec!["--fd", "77", "--layers", &path("base.lsmt")],
             4,
-            "descriptor 77 is not open",
+            "descriptor 77 is not open: Bad file descriptor",
+        ),
+        (
+            vec!["--socket", &slash, "--layers", &path("base.lsmt")],
+            4,
+            "the path names no file",
+        ),
+        (
+            vec!["--socket", &socket, "--config", &path("fifo")],
+            3,
+            "is not a valid image configuration",
+        ),
+        (
+            vec!["--socket", &socket, "--blk-file", &path("fifo")],
+            3,
+            "is not a valid image configuration",
+        ),
+        (
+            vec!["--socket", &socket, "--layers", &path("fifo")],
+            3,
+            "is a pipe",
         ),
         (
             vec!["--fd", "1", "--layers", &path("base.lsmt")],
@@ -386,25 +409,37 @@ fn every_bad_start_is_one_line_and_no_socket() {
 
 #[test]
 fn failure_in_json_is_one_object() {
-    let output = run(&[
-        "--socket",
-        "/tmp/unused",
-        "--layers",
-        "/none",
-        "--log-format",
-        "json",
-    ]);
-    assert_eq!(output.status.code(), Some(3));
-    let line = text(&output.stderr);
-    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(value["level"], "ERROR");
-    assert!(
-        value["fields"]["message"]
-            .as_str()
-            .unwrap()
-            .starts_with("layer 0 (/none): cannot open"),
-        "{line}"
-    );
+    for (args, status, message) in [
+        (
+            vec!["--socket", "/none/s", "--layers", "/none"],
+            3,
+            "layer 0 (/none): cannot open",
+        ),
+        (vec!["--no-such-flag"], 2, "error: unexpected argument"),
+        (vec!["--num-queues", "0"], 2, "error: invalid value '0'"),
+    ] {
+        let output = run(&[&args[..], &["--log-format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(status));
+        let line = text(&output.stderr);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["level"], "ERROR");
+        let said = value["fields"]["message"].as_str().unwrap();
+        assert!(said.starts_with(message), "{line}");
+    }
+}
+
+#[test]
+fn system_that_has_run_out_is_no_fault_of_the_image() {
+    let place = Place::new();
+    let many = vec![place.path("base.lsmt").display().to_string(); 60].join(",");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\"", PROGRAM])
+        .args(["--socket", "/none/s", "--layers", &many])
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("Too many open files"), "{stderr}");
 }
 
 #[test]

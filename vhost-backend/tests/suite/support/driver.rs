@@ -126,6 +126,8 @@ impl Driver {
             let queues = u16::try_from(self.rings.len()).unwrap();
             self.client.set_inflight(file, *len_bytes, queues, 128);
         }
+        // A backend that is to die at its first request may do so before it acknowledges the ring.
+        self.client.acknowledge = false;
         for at in 0..self.rings.len() {
             let next_avail = self.rings[at].next_avail;
             if positions == Resume::AtUsedIndex {
