@@ -68,6 +68,8 @@ pub enum Fault {
     Io,
     /// The read succeeds, with one bit of its first byte flipped.
     BitFlip,
+    /// The read fails like one of a file that has become shorter: part of the buffer is filled already.
+    Short,
 }
 
 /// A source whose n-th read goes wrong; all others pass through.
@@ -111,6 +113,12 @@ impl<S: ReadAt> ReadAt for FaultyBlob<S> {
         let spoiled = read == self.fail_at.load(Ordering::Relaxed);
         if spoiled && self.fault == Fault::Io {
             let cause = io::Error::other("injected fault");
+            return Err(ReadError::new(ReadErrorKind::Io, offset).with_source(cause));
+        }
+        if spoiled && self.fault == Fault::Short {
+            let half = buf.len() / 2;
+            self.source.read_exact_at(&mut buf[..half], offset)?;
+            let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
             return Err(ReadError::new(ReadErrorKind::Io, offset).with_source(cause));
         }
         self.source.read_exact_at(buf, offset)?;

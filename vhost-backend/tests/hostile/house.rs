@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
+
 use crate::support::driver::Driver;
 use crate::support::image::layers;
 
@@ -31,6 +33,11 @@ pub(crate) struct House {
 
 impl House {
     pub(crate) fn new() -> Self {
+        Self::after("")
+    }
+
+    /// A daemon that is started after these words of a shell.
+    pub(crate) fn after(words: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (blobs, disk) = layers();
         let paths = LAYERS.map(|name| dir.path().join(name));
@@ -40,8 +47,9 @@ impl House {
         let layers = paths.map(|path| path.display().to_string()).join(",");
         // A file takes whatever is written, so a long log cannot stop the daemon.
         let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(PROGRAM)
-            .args(["--layers", &layers, "--socket"])
+        let child = Command::new("sh")
+            .args(["-c", &format!("{words}\nexec \"$0\" \"$@\"")])
+            .args([PROGRAM, "--layers", &layers, "--socket"])
             .arg(dir.path().join("s"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -51,6 +59,15 @@ impl House {
         let house = Self { dir, child, disk };
         wait_until("an answer", || UnixStream::connect(house.socket()).is_ok());
         house
+    }
+
+    /// Where a layer lies.
+    pub(crate) fn layer(&self, ordinal: usize) -> PathBuf {
+        self.dir.path().join(LAYERS[ordinal])
+    }
+
+    pub(crate) fn process(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     fn socket(&self) -> PathBuf {

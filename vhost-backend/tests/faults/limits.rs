@@ -1,0 +1,130 @@
+//! Descriptors, threads and memory that run out (F-12, F-13, F-14).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::house::{House, wait_until};
+use crate::skipped;
+use crate::support::driver::{Driver, readable};
+use crate::trace::{boot, run};
+
+/// Starts rings until one is refused, and demands that the others work. `None` when all could be started.
+fn rings_until_refused(driver: &mut Driver, most: u32) -> Option<u32> {
+    for index in 0..most {
+        driver.add_ring(index, 16);
+        if readable(
+            &driver.rings[index as usize].error,
+            Duration::from_millis(20),
+        ) {
+            return Some(index);
+        }
+    }
+    None
+}
+
+fn demand_work(driver: &mut Driver, house: &House) {
+    assert_eq!(run(driver, &house.disk, &boot()).failed, 0);
+}
+
+#[test]
+fn descriptors_that_run_out_cost_a_ring_and_come_back() {
+    let house = House::after("ulimit -n 64");
+    for _ in 0..3 {
+        let mut driver = Driver::negotiate(house.connect(), u64::MAX, u64::MAX);
+        // Each ring brings three descriptors of the front-end and some of its own.
+        let refused = rings_until_refused(&mut driver, 64);
+        assert!(refused.is_none_or(|index| index > 0), "{refused:?}");
+        if refused.is_some() {
+            demand_work(&mut driver, &house);
+        }
+        drop(driver);
+    }
+    let files = house.usage().files;
+    wait_until("descriptors to come back", || {
+        house.usage().files <= files.min(12)
+    });
+    let mut driver = Driver::start(house.connect(), 2);
+    demand_work(&mut driver, &house);
+}
+
+/// A control group of version 1 for this test, if the machine lets us make one.
+struct Group(PathBuf);
+
+impl Group {
+    fn make(controller: &str) -> Option<Self> {
+        let name = format!("vbd-test-{}-{controller}", std::process::id());
+        let path = Path::new("/sys/fs/cgroup").join(controller).join(name);
+        fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+
+    fn set(&self, file: &str, value: &str) -> bool {
+        fs::write(self.0.join(file), value).is_ok()
+    }
+
+    fn take(&self, house: &House) -> bool {
+        self.set("cgroup.procs", &house.process().as_raw_pid().to_string())
+    }
+
+    fn get(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_default()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _removed = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn threads_that_run_out_cost_a_ring_and_come_back() {
+    let Some(group) = Group::make("pids") else {
+        return skipped("no control group can be made to limit threads");
+    };
+    let house = House::new();
+    if !(group.take(&house) && group.set("pids.max", "6")) {
+        return skipped("the control group does not limit threads");
+    }
+    let mut driver = Driver::negotiate(house.connect(), u64::MAX, u64::MAX);
+    let refused = rings_until_refused(&mut driver, 16);
+    assert!(refused.is_some_and(|index| index > 0), "{refused:?}");
+    demand_work(&mut driver, &house);
+    drop(driver);
+    assert!(group.set("pids.max", "max"));
+    let mut driver = Driver::start(house.connect(), 8);
+    demand_work(&mut driver, &house);
+    drop((driver, house));
+}
+
+#[test]
+fn memory_stays_under_a_ceiling_whatever_guests_do() {
+    const CEILING: u64 = 24 << 20;
+    let Some(group) = Group::make("memory") else {
+        return skipped("no control group can be made to limit memory");
+    };
+    let house = House::new();
+    let limited = group.set("memory.limit_in_bytes", &CEILING.to_string());
+    if !(group.take(&house) && limited) {
+        return skipped("the control group does not limit memory");
+    }
+    for _ in 0..20 {
+        let mut driver = Driver::start(house.connect(), 8);
+        demand_work(&mut driver, &house);
+        for at in 0..8 {
+            // The largest request there is: as much as the disk has.
+            let len = 4096 * 512;
+            assert_eq!(driver.read(at, 0, len).len(), len as usize);
+        }
+    }
+    let events = group.get("memory.oom_control");
+    assert!(!events.contains("oom_kill 1"), "{events}");
+    println!(
+        "most memory: {} bytes",
+        group.get("memory.max_usage_in_bytes").trim()
+    );
+    let mut driver = Driver::start(house.connect(), 1);
+    demand_work(&mut driver, &house);
+    drop((driver, house));
+}
