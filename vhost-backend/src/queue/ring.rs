@@ -181,6 +181,11 @@ impl SplitRing {
         self.vring.set_queue_next_avail(position);
     }
 
+    /// Whether requests of a predecessor are still to be served.
+    pub(crate) fn has_left_over(&self) -> bool {
+        !self.left_over.is_empty()
+    }
+
     /// The head of the next request, if there is one.
     ///
     /// # Errors

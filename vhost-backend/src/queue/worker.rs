@@ -215,6 +215,16 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    /// Whoever forgets to stop a queue waits for it here: a thread that outlives its session could touch a guest.
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.stop.request();
+            self.join();
+        }
+    }
+}
+
 fn watch(epoll: &Epoll, fd: i32, data: u64) -> io::Result<()> {
     epoll.ctl(
         ControlOperation::Add,
