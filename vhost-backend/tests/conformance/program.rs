@@ -1,0 +1,1 @@
+//! The program itself, in a directory of its own.

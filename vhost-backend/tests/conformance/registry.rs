@@ -1,0 +1,48 @@
+//! Checks with a number and a name, and how a line of them is run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// One check.
+pub(crate) struct Check {
+    pub(crate) id: &'static str,
+    pub(crate) name: &'static str,
+    run: fn(),
+}
+
+/// A line of the specifications.
+pub(crate) struct Line {
+    pub(crate) id: &'static str,
+    pub(crate) checks: &'static [Check],
+}
+
+pub(crate) const fn check(id: &'static str, name: &'static str, run: fn()) -> Check {
+    Check { id, name, run }
+}
+
+/// All lines there are.
+pub(crate) const LINES: &[&Line] = &[
+    &crate::c01_ring_states::C01,
+    &crate::c02_stopping::C02,
+    &crate::c02_stopping::C03,
+    &crate::c04_restarting::C04,
+    &crate::c04_restarting::C05,
+];
+
+impl Line {
+    /// Runs all checks, also those behind one that fails, and fails with the names of all that did.
+    pub(crate) fn run(&self) {
+        let failed: Vec<String> = self
+            .checks
+            .iter()
+            .filter(|check| catch_unwind(AssertUnwindSafe(check.run)).is_err())
+            .map(|check| format!("{} {}", check.id, check.name))
+            .collect();
+        println!("{}: {} checks", self.id, self.checks.len());
+        assert!(failed.is_empty(), "failed:\n{}", failed.join("\n"));
+    }
+}
+
+/// A number from the environment, for runs that are longer than usual.
+pub(crate) fn number_or(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
