@@ -24,3 +24,4 @@ mod support;
 mod c01_ring_states;
 mod c02_stopping;
 mod c04_restarting;
+mod c06_memory;

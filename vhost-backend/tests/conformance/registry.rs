@@ -26,6 +26,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c02_stopping::C03,
     &crate::c04_restarting::C04,
     &crate::c04_restarting::C05,
+    &crate::c06_memory::C06,
+    &crate::c06_memory::C07,
 ];
 
 impl Line {
