@@ -295,3 +295,25 @@ pub(crate) fn memfd(len_bytes: u64) -> File {
 
 /// Sectors that lie at borders of layers and of the disk, and some in between.
 pub(crate) const PLACES: [u64; 8] = [0, 1, 6, 500, 512, 609, 2000, SECTORS - 8];
+
+/// Reproducible choices.
+pub(crate) struct Dice(std::vec::IntoIter<u8>);
+
+impl Dice {
+    /// `VBD_SEED` repeats a run.
+    pub(crate) fn new(what: &str) -> Self {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let fresh = usize::try_from(now.subsec_nanos()).unwrap();
+        let seed = crate::registry::number_or("VBD_SEED", fresh);
+        println!("{what}: VBD_SEED={seed}");
+        Self(blob::test_util::noise(1 << 20, seed as u64).into_iter())
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        let mut word = [0; 8];
+        word.fill_with(|| self.0.next().expect("enough random bytes"));
+        u64::from_le_bytes(word) % end
+    }
+}

@@ -25,3 +25,4 @@ mod c01_ring_states;
 mod c02_stopping;
 mod c04_restarting;
 mod c06_memory;
+mod c08_dirty_log;

@@ -28,6 +28,7 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c04_restarting::C05,
     &crate::c06_memory::C06,
     &crate::c06_memory::C07,
+    &crate::c08_dirty_log::C08,
 ];
 
 impl Line {
