@@ -1,18 +1,21 @@
 //! What a check stands on: a session in this process, a driver, and ways to see whether a ring runs.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use blob::test_util::{Stall, StallingBlob};
+use blob::{MemoryBlob, ReadAt};
 use vhost_backend::device::Device;
 use vhost_backend::limits::DeviceLimits;
 use vhost_backend::session::End;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::support::client::{Client, GET_FEATURES, REM_MEM_REG, SET_PROTOCOL_FEATURES};
-use crate::support::driver::{Driver, MEM_SLOTS, OK, REPLY_ACK, WRITE, eventfd, readable};
+use crate::support::driver::{Driver, MEM_SLOTS, OK, REPLY_ACK, Resume, WRITE, eventfd, readable};
 use crate::support::guest::BUFFERS;
-use crate::support::image::{SECTORS, device};
+use crate::support::image::{SECTORS, device, device_with, layers};
 use crate::support::{Served, serve};
 
 pub(crate) const HEADER: u64 = BUFFERS;
@@ -47,6 +50,17 @@ pub(crate) fn device_with_queues(num_queues: u16) -> Arc<Device> {
         ..Default::default()
     };
     Arc::new(Device::new(image, None, limits))
+}
+
+/// The same disk, which stops answering while the stall is closed.
+pub(crate) fn stalling() -> (Arc<Device>, Arc<Stall>) {
+    let stall = Arc::new(Stall::default());
+    let blobs = layers().0.into_iter().enumerate().map(|(ordinal, bytes)| {
+        let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
+        let name = PathBuf::from(format!("memory-{ordinal}"));
+        (name, Box::new(blob) as Box<dyn ReadAt>)
+    });
+    (device_with(blobs.collect()), stall)
 }
 
 /// A session and its driver.
@@ -198,6 +212,18 @@ impl Bench {
         let offered = std::mem::replace(&mut self.driver.rings[at].next_avail, position);
         self.driver.start_ring(at);
         self.driver.rings[at].next_avail = offered;
+    }
+
+    /// Goes on over a new session, after the end of the old one.
+    pub(crate) fn reconnect(&mut self, resume: Resume) {
+        self.reconnect_to(&shared().0, resume);
+    }
+
+    pub(crate) fn reconnect_to(&mut self, device: &Arc<Device>, resume: Resume) {
+        let (stream, served) = serve(device);
+        // This closes the old connection.
+        self.driver.reconnect(stream, resume);
+        self.served = served;
     }
 
     /// Ends the session from this side.

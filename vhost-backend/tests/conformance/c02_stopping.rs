@@ -2,15 +2,13 @@
 //! C-03: a device whose rings are all stopped writes nothing and says nothing, but answers every question.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blob::test_util::{Stall, StallingBlob};
-use blob::{MemoryBlob, ReadAt};
+use blob::test_util::Stall;
 use vhost_backend::device::Device;
 
-use crate::bench::{self, Bench, PATIENCE, is_abandoned, pipe, start, wait_until};
+use crate::bench::{self, Bench, PATIENCE, is_abandoned, pipe, stalling, start, wait_until};
 use crate::registry::{Check, Line, check};
 use crate::support::client::{
     GET_FEATURES, GET_MAX_MEM_SLOTS, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_VRING_BASE,
@@ -18,7 +16,6 @@ use crate::support::client::{
 };
 use crate::support::driver::{IOERR, PROTOCOL_FEATURES, VERSION_1, WRITE, readable};
 use crate::support::guest::BUFFERS;
-use crate::support::image::{device_with, layers};
 
 const C02_CHECKS: &[Check] = &[
     check(
@@ -309,16 +306,6 @@ fn wraps() {
 
 /// What is promised with a disk that hangs.
 const BOUND: Duration = Duration::from_secs(1);
-
-fn stalling() -> (Arc<Device>, Arc<Stall>) {
-    let stall = Arc::new(Stall::default());
-    let blobs = layers().0.into_iter().enumerate().map(|(ordinal, bytes)| {
-        let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
-        let name = PathBuf::from(format!("memory-{ordinal}"));
-        (name, Box::new(blob) as Box<dyn ReadAt>)
-    });
-    (device_with(blobs.collect()), stall)
-}
 
 /// Rings that each wait for the disk.
 fn hanging(rings: usize) -> (Bench, Arc<Device>, Arc<Stall>) {

@@ -26,3 +26,4 @@ mod c02_stopping;
 mod c04_restarting;
 mod c06_memory;
 mod c08_dirty_log;
+mod c09_inflight;

@@ -29,6 +29,7 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c06_memory::C06,
     &crate::c06_memory::C07,
     &crate::c08_dirty_log::C08,
+    &crate::c09_inflight::C09,
 ];
 
 impl Line {
