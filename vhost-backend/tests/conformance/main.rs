@@ -27,3 +27,6 @@ mod c04_restarting;
 mod c06_memory;
 mod c08_dirty_log;
 mod c09_inflight;
+mod c10_offers;
+mod c11_config;
+mod c12_acknowledgements;

@@ -30,6 +30,12 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c06_memory::C07,
     &crate::c08_dirty_log::C08,
     &crate::c09_inflight::C09,
+    &crate::c10_offers::C10,
+    &crate::c10_offers::C14,
+    &crate::c10_offers::C15,
+    &crate::c11_config::C11,
+    &crate::c12_acknowledgements::C12,
+    &crate::c12_acknowledgements::C13,
 ];
 
 impl Line {
