@@ -30,3 +30,4 @@ mod c09_inflight;
 mod c10_offers;
 mod c11_config;
 mod c12_acknowledgements;
+mod c16_errors;

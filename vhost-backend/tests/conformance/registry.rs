@@ -36,6 +36,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c11_config::C11,
     &crate::c12_acknowledgements::C12,
     &crate::c12_acknowledgements::C13,
+    &crate::c16_errors::C16,
+    &crate::c16_errors::C17,
 ];
 
 impl Line {
