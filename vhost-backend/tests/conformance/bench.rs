@@ -232,6 +232,14 @@ impl Bench {
         self.served.end()
     }
 
+    /// Waits for the end of a session whose connection has been closed; the guest stays.
+    pub(crate) fn wait_for_end(self) -> Self {
+        assert_eq!(self.served.end(), End::Disconnected);
+        let (stream, served) = serve(&shared().0);
+        drop(stream);
+        Self { served, ..self }
+    }
+
     /// The session must have been ended by the backend.
     pub(crate) fn demand_refused(mut self) {
         assert!(self.driver.client.is_closed());

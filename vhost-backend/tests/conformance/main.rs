@@ -31,3 +31,4 @@ mod c10_offers;
 mod c11_config;
 mod c12_acknowledgements;
 mod c16_errors;
+mod c18_sessions;

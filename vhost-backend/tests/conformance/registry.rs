@@ -38,6 +38,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c12_acknowledgements::C13,
     &crate::c16_errors::C16,
     &crate::c16_errors::C17,
+    &crate::c18_sessions::C18,
+    &crate::c18_sessions::C19,
 ];
 
 impl Line {
