@@ -32,3 +32,4 @@ mod c11_config;
 mod c12_acknowledgements;
 mod c16_errors;
 mod c18_sessions;
+mod c20_program;

@@ -40,6 +40,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c16_errors::C17,
     &crate::c18_sessions::C18,
     &crate::c18_sessions::C19,
+    &crate::c20_program::C20,
+    &crate::c20_program::C21,
 ];
 
 impl Line {
