@@ -33,3 +33,5 @@ mod c12_acknowledgements;
 mod c16_errors;
 mod c18_sessions;
 mod c20_program;
+mod c22_requests;
+mod c23_features;

@@ -42,6 +42,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c18_sessions::C19,
     &crate::c20_program::C20,
     &crate::c20_program::C21,
+    &crate::c22_requests::C22,
+    &crate::c23_features::C23,
 ];
 
 impl Line {
