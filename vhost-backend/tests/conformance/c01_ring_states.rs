@@ -6,7 +6,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use crate::bench::{self, Bench, PATIENCE, count, pipe, start};
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     RESET_DEVICE, SET_FEATURES, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_ERR,
     SET_VRING_KICK, SET_VRING_NUM,
@@ -14,99 +14,30 @@ use crate::support::client::{
 use crate::support::driver::{PROTOCOL_FEATURES, VERSION_1, eventfd, readable};
 use crate::support::guest::RINGS;
 
-const CHECKS: &[Check] = &[
-    check("C-01.01", "a ring starts stopped and disabled", fresh_ring),
-    check(
-        "C-01.02",
-        "a kick descriptor alone starts nothing",
-        kick_alone,
-    ),
-    check("C-01.03", "enabling alone starts nothing", enable_alone),
-    check(
-        "C-01.04",
-        "addresses that come last start it",
-        addresses_last,
-    ),
-    check(
-        "C-01.05",
-        "all 720 orders of setting up end the same",
-        every_order,
-    ),
-    check(
-        "C-01.06",
-        "features may come anywhere before ENABLE",
-        features_anywhere,
-    ),
-    check(
-        "C-01.07",
-        "all two-step transitions from all states",
-        transitions,
-    ),
-    check(
-        "C-01.08",
-        "disabled and enabled again, it goes on",
-        disable_enable,
-    ),
-    check(
-        "C-01.09",
-        "GET_VRING_BASE leaves it enabled",
-        base_keeps_enabled,
-    ),
-    check(
-        "C-01.10",
-        "ENABLE does not restart a stopped ring",
-        enable_is_no_kick,
-    ),
-    check(
-        "C-01.11",
-        "without protocol features all are enabled",
-        no_protocol_features,
-    ),
-    check(
-        "C-01.12",
-        "SET_FEATURES neither disables nor enables",
-        features_keep_enabled,
-    ),
-    check("C-01.13", "a ring is enabled alone", one_by_one),
-    check("C-01.14", "a kick before the start is not lost", early_kick),
-    check(
-        "C-01.15",
-        "a new kick descriptor replaces the old one",
-        new_kick,
-    ),
-    check(
-        "C-01.16",
-        "a new call descriptor replaces the old one",
-        new_call,
-    ),
-    check(
-        "C-01.17",
-        "a ring without call descriptor is served",
-        no_call,
-    ),
-    check(
-        "C-01.18",
-        "a ring that is told to poll does not run",
-        no_kick,
-    ),
-    check("C-01.19", "new addresses move a running ring", moved),
-    check("C-01.20", "a new size applies to a running ring", resized),
-    check(
-        "C-01.21",
-        "replaced descriptors are closed",
-        replaced_descriptors,
-    ),
-    check("C-01.22", "a started ring says so once", interrupt_at_start),
-];
-
-pub(crate) const C01: Line = Line {
-    id: "C-01",
-    checks: CHECKS,
-};
-
-#[test]
-fn c01_ring_states() {
-    C01.run();
+line! {
+    C01 = "C-01", c01_ring_states:
+    "C-01.01" "a ring starts stopped and disabled" => fresh_ring,
+    "C-01.02" "a kick descriptor alone starts nothing" => kick_alone,
+    "C-01.03" "enabling alone starts nothing" => enable_alone,
+    "C-01.04" "addresses that come last start it" => addresses_last,
+    "C-01.05" "all 720 orders of setting up end the same" => every_order,
+    "C-01.06" "features may come anywhere before ENABLE" => features_anywhere,
+    "C-01.07" "all two-step transitions from all states" => transitions,
+    "C-01.08" "disabled and enabled again, it goes on" => disable_enable,
+    "C-01.09" "GET_VRING_BASE leaves it enabled" => base_keeps_enabled,
+    "C-01.10" "ENABLE does not restart a stopped ring" => enable_is_no_kick,
+    "C-01.11" "without protocol features all are enabled" => no_protocol_features,
+    "C-01.12" "SET_FEATURES neither disables nor enables" => features_keep_enabled,
+    "C-01.13" "a ring is enabled alone" => one_by_one,
+    "C-01.14" "a kick before the start is not lost" => early_kick,
+    "C-01.15" "a new kick descriptor replaces the old one" => new_kick,
+    "C-01.16" "a new call descriptor replaces the old one" => new_call,
+    "C-01.17" "a ring without call descriptor is served" => no_call,
+    "C-01.18" "a ring that is told to poll does not run" => no_kick,
+    "C-01.19" "new addresses move a running ring" => moved,
+    "C-01.20" "a new size applies to a running ring" => resized,
+    "C-01.21" "replaced descriptors are closed" => replaced_descriptors,
+    "C-01.22" "a started ring says so once" => interrupt_at_start,
 }
 
 /// A session with ring 0 described to the driver and not to the backend.

@@ -9,7 +9,7 @@ use blob::test_util::Stall;
 use vhost_backend::device::Device;
 
 use crate::bench::{self, Bench, PATIENCE, is_abandoned, pipe, stalling, start, wait_until};
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     GET_FEATURES, GET_MAX_MEM_SLOTS, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_VRING_BASE,
     SET_FEATURES, SET_VRING_BASE, SET_VRING_ENABLE, SET_VRING_KICK, pair,
@@ -17,97 +17,35 @@ use crate::support::client::{
 use crate::support::driver::{IOERR, PROTOCOL_FEATURES, VERSION_1, WRITE, readable};
 use crate::support::guest::BUFFERS;
 
-const C02_CHECKS: &[Check] = &[
-    check(
-        "C-02.01",
-        "the answer is the next entry not taken",
-        position,
-    ),
-    check(
-        "C-02.02",
-        "a ring that never ran stands where it was put",
-        never_ran,
-    ),
-    check("C-02.03", "what was taken has been given back", drains),
-    check(
-        "C-02.04",
-        "a stop in a full ring loses and doubles nothing",
-        full_ring,
-    ),
-    check("C-02.05", "nothing is written afterwards", nothing_written),
-    check(
-        "C-02.06",
-        "nobody is told anything afterwards",
-        nothing_signalled,
-    ),
-    check("C-02.07", "the kick descriptor is closed", kick_closed),
-    check("C-02.08", "asked twice, it answers the same", twice),
-    check("C-02.09", "a disabled ring answers too", disabled),
-    check("C-02.10", "a broken ring answers too", broken),
-    check(
-        "C-02.11",
-        "a ring that does not exist ends the session",
-        no_such_ring,
-    ),
-    check("C-02.12", "other rings go on", others_go_on),
-    check("C-02.13", "positions wrap at 65,536", wraps),
-    check(
-        "C-02.14",
-        "a hung read delays the answer by less than 1 s",
-        hung,
-    ),
-    check("C-02.15", "eight hung rings stop together in 1 s", all_hung),
-    check("C-02.16", "a late read touches nothing, ever", late_read),
-];
-
-pub(crate) const C02: Line = Line {
-    id: "C-02",
-    checks: C02_CHECKS,
-};
-
-const C03_CHECKS: &[Check] = &[
-    check(
-        "C-03.01",
-        "no byte of guest memory changes",
-        suspended_memory,
-    ),
-    check("C-03.02", "no descriptor is signalled", suspended_signals),
-    check("C-03.03", "every question is answered", suspended_questions),
-    check(
-        "C-03.04",
-        "memory may be replaced without a touch",
-        suspended_table,
-    ),
-    check(
-        "C-03.05",
-        "features may change without a touch",
-        suspended_features,
-    ),
-    check(
-        "C-03.06",
-        "disabled rings are as silent as stopped ones",
-        suspended_disabled,
-    ),
-    check(
-        "C-03.07",
-        "what was offered meanwhile is served at the end",
-        suspended_resume,
-    ),
-];
-
-pub(crate) const C03: Line = Line {
-    id: "C-03",
-    checks: C03_CHECKS,
-};
-
-#[test]
-fn c02_get_vring_base() {
-    C02.run();
+line! {
+    C02 = "C-02", c02_get_vring_base:
+    "C-02.01" "the answer is the next entry not taken" => position,
+    "C-02.02" "a ring that never ran stands where it was put" => never_ran,
+    "C-02.03" "what was taken has been given back" => drains,
+    "C-02.04" "a stop in a full ring loses and doubles nothing" => full_ring,
+    "C-02.05" "nothing is written afterwards" => nothing_written,
+    "C-02.06" "nobody is told anything afterwards" => nothing_signalled,
+    "C-02.07" "the kick descriptor is closed" => kick_closed,
+    "C-02.08" "asked twice, it answers the same" => twice,
+    "C-02.09" "a disabled ring answers too" => disabled,
+    "C-02.10" "a broken ring answers too" => broken,
+    "C-02.11" "a ring that does not exist ends the session" => no_such_ring,
+    "C-02.12" "other rings go on" => others_go_on,
+    "C-02.13" "positions wrap at 65,536" => wraps,
+    "C-02.14" "a hung read delays the answer by less than 1 s" => hung,
+    "C-02.15" "eight hung rings stop together in 1 s" => all_hung,
+    "C-02.16" "a late read touches nothing, ever" => late_read,
 }
 
-#[test]
-fn c03_suspended_device() {
-    C03.run();
+line! {
+    C03 = "C-03", c03_suspended_device:
+    "C-03.01" "no byte of guest memory changes" => suspended_memory,
+    "C-03.02" "no descriptor is signalled" => suspended_signals,
+    "C-03.03" "every question is answered" => suspended_questions,
+    "C-03.04" "memory may be replaced without a touch" => suspended_table,
+    "C-03.05" "features may change without a touch" => suspended_features,
+    "C-03.06" "disabled rings are as silent as stopped ones" => suspended_disabled,
+    "C-03.07" "what was offered meanwhile is served at the end" => suspended_resume,
 }
 
 fn position() {

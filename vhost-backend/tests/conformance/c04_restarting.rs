@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::bench::{self, Bench, device_with_queues, start, start_on};
-use crate::registry::{Check, Line, check, number_or};
+use crate::registry::{line, number_or};
 use crate::support::client::{
     GET_QUEUE_NUM, GET_VRING_BASE, SET_FEATURES, SET_VRING_ADDR, SET_VRING_BASE, SET_VRING_CALL,
     SET_VRING_ENABLE, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_NUM, pair,
@@ -15,83 +15,29 @@ use crate::support::guest::{BORDER, RINGS};
 /// Stops and starts of a normal run; the promise is made for 10,000 (`VBD_CYCLES`).
 const CYCLES: usize = 1000;
 
-const C04_CHECKS: &[Check] = &[
-    check(
-        "C-04.01",
-        "stopped and started under load, again and again",
-        cycles,
-    ),
-    check("C-04.02", "disabled and enabled under load", toggles),
-    check("C-04.03", "another size at every start", sizes),
-    check("C-04.04", "another place at every start", places),
-    check(
-        "C-04.05",
-        "with and without EVENT_IDX in turn",
-        event_idx_in_turn,
-    ),
-    check(
-        "C-04.06",
-        "other numbers of rings at every start",
-        numbers_of_rings,
-    ),
-    check(
-        "C-04.07",
-        "another position, with the ring set up anew",
-        set_up_anew,
-    ),
-    check(
-        "C-04.08",
-        "one ring restarts while another reads",
-        beside_another,
-    ),
-    check(
-        "C-04.09",
-        "the same messages once more change nothing",
-        repeated,
-    ),
-];
-
-pub(crate) const C04: Line = Line {
-    id: "C-04",
-    checks: C04_CHECKS,
-};
-
-const C05_CHECKS: &[Check] = &[
-    check(
-        "C-05.01",
-        "MQ is offered, GET_QUEUE_NUM says how many",
-        queue_num,
-    ),
-    check("C-05.02", "the configuration says the same", queue_config),
-    check(
-        "C-05.03",
-        "every number of rings from 1 to 64",
-        every_number,
-    ),
-    check("C-05.04", "256 rings at once", all_256),
-    check("C-05.05", "any single ring alone", single_rings),
-    check("C-05.06", "rings here and there", sparse_rings),
-    check(
-        "C-05.07",
-        "rings beyond the last are refused",
-        beyond_the_last,
-    ),
-    check("C-05.08", "all rings busy at once", all_busy),
-];
-
-pub(crate) const C05: Line = Line {
-    id: "C-05",
-    checks: C05_CHECKS,
-};
-
-#[test]
-fn c04_restart() {
-    C04.run();
+line! {
+    C04 = "C-04", c04_restart:
+    "C-04.01" "stopped and started under load, again and again" => cycles,
+    "C-04.02" "disabled and enabled under load" => toggles,
+    "C-04.03" "another size at every start" => sizes,
+    "C-04.04" "another place at every start" => places,
+    "C-04.05" "with and without EVENT_IDX in turn" => event_idx_in_turn,
+    "C-04.06" "other numbers of rings at every start" => numbers_of_rings,
+    "C-04.07" "another position, with the ring set up anew" => set_up_anew,
+    "C-04.08" "one ring restarts while another reads" => beside_another,
+    "C-04.09" "the same messages once more change nothing" => repeated,
 }
 
-#[test]
-fn c05_queues() {
-    C05.run();
+line! {
+    C05 = "C-05", c05_queues:
+    "C-05.01" "MQ is offered, GET_QUEUE_NUM says how many" => queue_num,
+    "C-05.02" "the configuration says the same" => queue_config,
+    "C-05.03" "every number of rings from 1 to 64" => every_number,
+    "C-05.04" "256 rings at once" => all_256,
+    "C-05.05" "any single ring alone" => single_rings,
+    "C-05.06" "rings here and there" => sparse_rings,
+    "C-05.07" "rings beyond the last are refused" => beyond_the_last,
+    "C-05.08" "all rings busy at once" => all_busy,
 }
 
 /// A ring under a load of verified reads.

@@ -2,19 +2,18 @@
 //! it was written; no page is marked otherwise; and no order of messages loses a mark.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::bench::{
     self, Bench, Dice, PATIENCE, QUIET, USED, area, memfd, negotiate, remove_piece, start,
 };
+use crate::dirty_log::{FIELD, Log, PAGE, copier, pages};
 use crate::program::Place;
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     ADD_MEM_REG, GET_FEATURES, GET_PROTOCOL_FEATURES, REM_MEM_REG, RESET_DEVICE, SET_FEATURES,
     SET_LOG_BASE, SET_VRING_ADDR,
@@ -22,137 +21,38 @@ use crate::support::client::{
 use crate::support::driver::{Driver, LOG_ALL, LOG_LEN_BYTES, WRITE, readable};
 use crate::support::guest::{BORDER, BUFFERS, END};
 
-const PAGE: u64 = 4096;
 /// The vhost-user feature that a log may be handed over.
 const LOG_SHMFD: u64 = 1 << 1;
-/// Data of reads in this file: away from headers and states.
-const FIELD: u64 = BUFFERS + 0x40_0000;
 
-const CHECKS: &[Check] = &[
-    check("C-08.01", "log and LOG_ALL are offered", offered),
-    check("C-08.02", "every page that changes is marked", marks_all),
-    check("C-08.03", "no other page is marked", marks_no_other),
-    check(
-        "C-08.04",
-        "the used ring is also marked where it is said to be",
-        used_elsewhere,
-    ),
-    check(
-        "C-08.05",
-        "marks are there when the used index is seen",
-        marks_before_index,
-    ),
-    check(
-        "C-08.06",
-        "a copy that follows the log ends up equal",
-        copy_follows,
-    ),
-    check("C-08.07", "nothing is marked before LOG_ALL", not_yet),
-    check("C-08.08", "on, off and on again", on_off_on),
-    check(
-        "C-08.09",
-        "LOG_ALL without a log writes nothing",
-        waits_for_log,
-    ),
-    check(
-        "C-08.10",
-        "who cannot hand over a log is not held up",
-        no_log_to_come,
-    ),
-    check("C-08.11", "a new memory table is logged", across_table),
-    check("C-08.12", "an added region is logged", across_add),
-    check(
-        "C-08.13",
-        "a region that comes back is logged",
-        across_remove,
-    ),
-    check("C-08.14", "a new log takes over at once", replaced),
-    check("C-08.15", "a log in the middle of its file", offset_in_file),
-    check("C-08.16", "a write across pages marks each", across_pages),
-    check(
-        "C-08.17",
-        "all pages of a long used ring are marked",
-        long_used_ring,
-    ),
-    check("C-08.18", "refusals and serials are marked too", every_kind),
-    check(
-        "C-08.19",
-        "a ring that restarts goes on marking",
-        across_restart,
-    ),
-    check("C-08.20", "a reset keeps the log", across_reset),
-    check(
-        "C-08.21",
-        "a log too short for memory ends the session",
-        too_short,
-    ),
-    check(
-        "C-08.22",
-        "a log that cannot be ends the session",
-        impossible,
-    ),
-    check("C-08.23", "memory beyond the log is refused", region_beyond),
-    check(
-        "C-08.24",
-        "a used ring beyond the log does not run",
-        used_beyond,
-    ),
-    check("C-08.25", "a log of a terabyte of addresses", far_up),
-    check("C-08.26", "SET_LOG_BASE is answered once", one_answer),
-    check("C-08.27", "a thousand logs leave nothing", descriptors),
-];
-
-pub(crate) const C08: Line = Line {
-    id: "C-08",
-    checks: CHECKS,
-};
-
-#[test]
-fn c08_dirty_log() {
-    C08.run();
-}
-
-/// A log as the front-end sees it.
-struct Log {
-    file: File,
-    mapping: MmapRegion,
-    len: u64,
-}
-
-impl Log {
-    fn new(len: u64) -> Self {
-        let file = memfd(len);
-        let place = FileOffset::new(file.try_clone().unwrap(), 0);
-        let mapping = MmapRegion::from_file(place, usize::try_from(len).unwrap()).unwrap();
-        Self { file, mapping, len }
-    }
-
-    fn byte(&self, at: usize) -> &AtomicU8 {
-        self.mapping.get_atomic_ref(at).unwrap()
-    }
-
-    fn is_marked(&self, page: u64) -> bool {
-        let byte = self.byte(usize::try_from(page / 8).unwrap());
-        byte.load(Ordering::SeqCst) >> (page % 8) & 1 == 1
-    }
-
-    /// The pages that are marked; afterwards none is.
-    fn take(&self) -> BTreeSet<u64> {
-        let mut bytes = vec![0; usize::try_from(self.len).unwrap()];
-        let all = self.mapping.as_volatile_slice();
-        all.read_slice(&mut bytes, 0).unwrap();
-        let mut pages = BTreeSet::new();
-        for (at, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte != 0) {
-            let bits = self.byte(at).swap(0, Ordering::SeqCst);
-            let marked = (0..8).filter(|bit| bits >> bit & 1 == 1);
-            pages.extend(marked.map(|bit| 8 * at as u64 + bit));
-        }
-        pages
-    }
-}
-
-fn pages(address: u64, len: u64) -> impl Iterator<Item = u64> {
-    address / PAGE..=(address + len - 1) / PAGE
+line! {
+    C08 = "C-08", c08_dirty_log:
+    "C-08.01" "log and LOG_ALL are offered" => offered,
+    "C-08.02" "every page that changes is marked" => marks_all,
+    "C-08.03" "no other page is marked" => marks_no_other,
+    "C-08.04" "the used ring is also marked where it is said to be" => used_elsewhere,
+    "C-08.05" "marks are there when the used index is seen" => marks_before_index,
+    "C-08.06" "a copy that follows the log ends up equal" => copy_follows,
+    "C-08.07" "nothing is marked before LOG_ALL" => not_yet,
+    "C-08.08" "on, off and on again" => on_off_on,
+    "C-08.09" "LOG_ALL without a log writes nothing" => waits_for_log,
+    "C-08.10" "who cannot hand over a log is not held up" => no_log_to_come,
+    "C-08.11" "a new memory table is logged" => across_table,
+    "C-08.12" "an added region is logged" => across_add,
+    "C-08.13" "a region that comes back is logged" => across_remove,
+    "C-08.14" "a new log takes over at once" => replaced,
+    "C-08.15" "a log in the middle of its file" => offset_in_file,
+    "C-08.16" "a write across pages marks each" => across_pages,
+    "C-08.17" "all pages of a long used ring are marked" => long_used_ring,
+    "C-08.18" "refusals and serials are marked too" => every_kind,
+    "C-08.19" "a ring that restarts goes on marking" => across_restart,
+    "C-08.20" "a reset keeps the log" => across_reset,
+    "C-08.21" "a log too short for memory ends the session" => too_short,
+    "C-08.22" "a log that cannot be ends the session" => impossible,
+    "C-08.23" "memory beyond the log is refused" => region_beyond,
+    "C-08.24" "a used ring beyond the log does not run" => used_beyond,
+    "C-08.25" "a log of a terabyte of addresses" => far_up,
+    "C-08.26" "SET_LOG_BASE is answered once" => one_answer,
+    "C-08.27" "a thousand logs leave nothing" => descriptors,
 }
 
 /// Pages of the used ring of ring `at`.
@@ -230,7 +130,9 @@ fn random_reads(dice: &mut Dice) -> [BTreeSet<u64>; 3] {
     log.take();
     (0..3).for_each(|at| bench.start_at(at, positions[at]));
     for at in 0..3 {
-        (0..20).for_each(|_| drop(bench.driver.wait(at)));
+        (0..20).for_each(|_| {
+            bench.driver.wait(at);
+        });
         bench.stop(at);
     }
     let after = bench.driver.snapshot();
@@ -312,33 +214,6 @@ fn marks_before_index() {
     }
 }
 
-/// Copies the pages the log names, again and again, as a migration does.
-fn copier(
-    memory: GuestMemoryMmap,
-    log: Log,
-    stop: Arc<AtomicBool>,
-) -> JoinHandle<(Vec<u8>, GuestMemoryMmap)> {
-    std::thread::spawn(move || {
-        let read = |address: u64, bytes: &mut [u8]| {
-            memory.read_slice(bytes, GuestAddress(address)).unwrap();
-        };
-        let mut copy = vec![0; usize::try_from(END - FIELD).unwrap()];
-        read(FIELD, &mut copy);
-        loop {
-            let last = stop.load(Ordering::SeqCst);
-            for page in log.take() {
-                if page >= FIELD / PAGE {
-                    let at = usize::try_from(page * PAGE - FIELD).unwrap();
-                    read(page * PAGE, &mut copy[at..at + 4096]);
-                }
-            }
-            if last {
-                return (copy, memory);
-            }
-        }
-    })
-}
-
 fn copy_follows() {
     let mut dice = Dice::new("C-08.06");
     let (mut bench, log) = logging(2);
@@ -362,10 +237,14 @@ fn copy_follows() {
             bench.driver.kick(at);
         }
         for at in 0..2 {
-            (0..20).for_each(|_| drop(bench.driver.wait(at)));
+            (0..20).for_each(|_| {
+                bench.driver.wait(at);
+            });
         }
     }
-    (0..2).for_each(|at| drop(bench.stop(at)));
+    (0..2).for_each(|at| {
+        bench.stop(at);
+    });
     stop.store(true, Ordering::SeqCst);
     let (copy, memory) = copier.join().unwrap();
     let mut now = vec![0; copy.len()];

@@ -11,178 +11,43 @@ use vhost_backend::device::Device;
 use crate::bench::{
     Bench, PATIENCE, USED, memfd, negotiate_on, put_indices, shared, stalling, start, wait_until,
 };
+use crate::inflight_map::{
+    DESCRIPTORS, ENTRIES, LAST_BATCH_HEAD, NEXT, USED_INDEX, VERSION, entry, part,
+};
 use crate::program::Place;
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{GET_INFLIGHT_FD, RESET_DEVICE, SET_INFLIGHT_FD};
 use crate::support::driver::{Driver, Resume, eventfd, readable};
 
-const CHECKS: &[Check] = &[
-    check(
-        "C-09.01",
-        "GET_INFLIGHT_FD gives a map for what was asked",
-        get,
-    ),
-    check(
-        "C-09.02",
-        "a fresh map is empty, a started ring fills its head",
-        fresh,
-    ),
-    check("C-09.03", "each queue has a part of its own", parts),
-    check("C-09.04", "a request under way is marked", under_way),
-    check(
-        "C-09.05",
-        "an answered request is not, and the index follows",
-        answered,
-    ),
-    check(
-        "C-09.06",
-        "a mark goes only after the used index has moved",
-        order_of_clearing,
-    ),
-    check(
-        "C-09.07",
-        "counters say in which order requests were taken",
-        counters,
-    ),
-    check(
-        "C-09.08",
-        "what was in flight is served first, by counter",
-        resubmitted,
-    ),
-    check("C-09.09", "whichever position is stated", positions),
-    check(
-        "C-09.10",
-        "what was given back in the last moment is not repeated",
-        last_batch,
-    ),
-    check(
-        "C-09.11",
-        "a batch of several is settled whole",
-        longer_batch,
-    ),
-    check("C-09.12", "an index that wraps", wrapping),
-    check("C-09.13", "a whole ring in flight", whole_ring),
-    check("C-09.14", "a request that is no chain comes back", no_chain),
-    check("C-09.15", "several queues at once", several_queues),
-    check(
-        "C-09.16",
-        "a map of another backend for just this ring size",
-        foreign_map,
-    ),
-    check("C-09.17", "a map too small for a ring is not used", no_room),
-    check("C-09.18", "a reset forgets the map", reset),
-    check(
-        "C-09.19",
-        "without an entry, the used index decides",
-        empty_map,
-    ),
-    check(
-        "C-09.20",
-        "a request put back is no longer in flight",
-        put_back,
-    ),
-    check(
-        "C-09.21",
-        "one left over stays in flight until it is served",
-        left_over_stays,
-    ),
-    check("C-09.22", "a stop and a start keep the map right", restart),
-    check("C-09.23", "maps that cannot be are refused", impossible),
-    check(
-        "C-09.24",
-        "maps that cannot be made end the session",
-        cannot_be_made,
-    ),
-    check("C-09.25", "a batch list that lies harms nobody", lying_list),
-    check(
-        "C-09.26",
-        "entries that lie break at most their own ring",
-        lying_entries,
-    ),
-    check("C-09.27", "a thousand maps leave nothing", descriptors),
-];
-
-pub(crate) const C09: Line = Line {
-    id: "C-09",
-    checks: CHECKS,
-};
-
-#[test]
-fn c09_inflight() {
-    C09.run();
-}
-
-/// Where the fields of a map lie, once more and apart from the code that keeps it.
-const VERSION: u64 = 8;
-const DESCRIPTORS: u64 = 10;
-const LAST_BATCH_HEAD: u64 = 12;
-const USED_INDEX: u64 = 14;
-const ENTRIES: u64 = 16;
-const NEXT: u64 = 6;
-const COUNTER: u64 = 8;
-
-/// The part of one queue.
-struct Part<'a> {
-    file: &'a File,
-    start: u64,
-}
-
-impl Part<'_> {
-    fn read<const N: usize>(&self, at: u64) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.file
-            .read_exact_at(&mut bytes, self.start + at)
-            .unwrap();
-        bytes
-    }
-
-    fn u16(&self, at: u64) -> u16 {
-        u16::from_le_bytes(self.read(at))
-    }
-
-    fn put(&self, at: u64, bytes: &[u8]) {
-        self.file.write_all_at(bytes, self.start + at).unwrap();
-    }
-
-    fn put_u16(&self, at: u64, value: u16) {
-        self.put(at, &value.to_le_bytes());
-    }
-
-    fn is_in_flight(&self, head: u16) -> bool {
-        self.read::<1>(entry(head)) != [0]
-    }
-
-    fn counter(&self, head: u16) -> u64 {
-        u64::from_le_bytes(self.read(entry(head) + COUNTER))
-    }
-
-    /// As a predecessor that took `head` as number `counter` left it.
-    fn take(&self, head: u16, counter: u64) {
-        self.put(entry(head), &[1]);
-        self.put(entry(head) + COUNTER, &counter.to_le_bytes());
-    }
-
-    /// A head that a predecessor filled when it started.
-    fn begin(&self, size: u16, used: u16) {
-        self.put_u16(VERSION, 1);
-        self.put_u16(DESCRIPTORS, size);
-        self.put_u16(USED_INDEX, used);
-    }
-
-    fn in_flight(&self) -> Vec<u16> {
-        (0..128).filter(|head| self.is_in_flight(*head)).collect()
-    }
-}
-
-fn entry(head: u16) -> u64 {
-    ENTRIES + 16 * u64::from(head)
-}
-
-fn part(map: &(File, u64), queue: u64, queues: u64) -> Part<'_> {
-    Part {
-        file: &map.0,
-        start: map.1 / queues * queue,
-    }
+line! {
+    C09 = "C-09", c09_inflight:
+    "C-09.01" "GET_INFLIGHT_FD gives a map for what was asked" => get,
+    "C-09.02" "a fresh map is empty, a started ring fills its head" => fresh,
+    "C-09.03" "each queue has a part of its own" => parts,
+    "C-09.04" "a request under way is marked" => under_way,
+    "C-09.05" "an answered request is not, and the index follows" => answered,
+    "C-09.06" "a mark goes only after the used index has moved" => order_of_clearing,
+    "C-09.07" "counters say in which order requests were taken" => counters,
+    "C-09.08" "what was in flight is served first, by counter" => resubmitted,
+    "C-09.09" "whichever position is stated" => positions,
+    "C-09.10" "what was given back in the last moment is not repeated" => last_batch,
+    "C-09.11" "a batch of several is settled whole" => longer_batch,
+    "C-09.12" "an index that wraps" => wrapping,
+    "C-09.13" "a whole ring in flight" => whole_ring,
+    "C-09.14" "a request that is no chain comes back" => no_chain,
+    "C-09.15" "several queues at once" => several_queues,
+    "C-09.16" "a map of another backend for just this ring size" => foreign_map,
+    "C-09.17" "a map too small for a ring is not used" => no_room,
+    "C-09.18" "a reset forgets the map" => reset,
+    "C-09.19" "without an entry, the used index decides" => empty_map,
+    "C-09.20" "a request put back is no longer in flight" => put_back,
+    "C-09.21" "one left over stays in flight until it is served" => left_over_stays,
+    "C-09.22" "a stop and a start keep the map right" => restart,
+    "C-09.23" "maps that cannot be are refused" => impossible,
+    "C-09.24" "maps that cannot be made end the session" => cannot_be_made,
+    "C-09.25" "a batch list that lies harms nobody" => lying_list,
+    "C-09.26" "entries that lie break at most their own ring" => lying_entries,
+    "C-09.27" "a thousand maps leave nothing" => descriptors,
 }
 
 /// A session with a map for `queues` queues, and as many rings running.
@@ -266,7 +131,9 @@ fn parts() {
     for at in 0..5_u64 {
         (0..=at).for_each(|_| bench.demand_runs(usize::try_from(at).unwrap()));
     }
-    (0..5).for_each(|at| drop(bench.stop(at)));
+    (0..5).for_each(|at| {
+        bench.stop(at);
+    });
     for at in 0..5 {
         let used = part(&map, at, 5).u16(USED_INDEX);
         assert_eq!(u64::from(used), at + 1);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use vhost_backend::session::End;
 
 use crate::bench::{self, NEED_REPLY, is_abandoned, memfd, pipe, start};
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     GET_FEATURES, GET_PROTOCOL_FEATURES, SET_BACKEND_REQ_FD, SET_FEATURES, SET_PROTOCOL_FEATURES,
 };
@@ -25,116 +25,33 @@ const GET_VRING_BASE_INFLIGHT: u64 = 1 << 20;
 const SKIP_DRAIN: u64 = 1 << 21;
 const STATUS: u64 = 1 << 16;
 
-const C10_CHECKS: &[Check] = &[
-    check(
-        "C-10.01",
-        "exactly nine protocol features are offered",
-        protocol_features,
-    ),
-    check("C-10.02", "exactly eleven features are offered", features),
-    check("C-10.03", "the answer is the same at any time", same_answer),
-    check(
-        "C-10.04",
-        "every other feature bit is refused",
-        other_features,
-    ),
-    check(
-        "C-10.05",
-        "every other protocol bit is refused",
-        other_protocol_features,
-    ),
-    check(
-        "C-10.06",
-        "no GET_VRING_BASE_INFLIGHT, no SKIP_DRAIN",
-        no_newer_ways,
-    ),
-    check(
-        "C-10.07",
-        "messages of what is not offered end the session",
-        other_messages,
-    ),
-    check(
-        "C-10.08",
-        "each offered protocol feature may be taken alone",
-        one_by_one,
-    ),
-];
-
-pub(crate) const C10: Line = Line {
-    id: "C-10",
-    checks: C10_CHECKS,
-};
-
-const C14_CHECKS: &[Check] = &[
-    check(
-        "C-14.01",
-        "STATUS is not offered and cannot be taken",
-        no_status,
-    ),
-    check(
-        "C-14.02",
-        "SET_STATUS and GET_STATUS end the session",
-        no_status_messages,
-    ),
-];
-
-pub(crate) const C14: Line = Line {
-    id: "C-14",
-    checks: C14_CHECKS,
-};
-
-const C15_CHECKS: &[Check] = &[
-    check(
-        "C-15.01",
-        "the channel is taken, with and without an answer",
-        channel,
-    ),
-    check(
-        "C-15.02",
-        "it stays open as long as the session",
-        channel_stays,
-    ),
-    check("C-15.03", "nothing is ever sent on it", channel_silent),
-    check(
-        "C-15.04",
-        "a new one replaces the old, which is closed",
-        channel_replaced,
-    ),
-    check(
-        "C-15.05",
-        "its other end may be closed at any time",
-        channel_closed,
-    ),
-    check(
-        "C-15.06",
-        "what is no stream socket is refused",
-        channel_of_other_kind,
-    ),
-    check(
-        "C-15.07",
-        "it needs exactly one descriptor",
-        channel_descriptors,
-    ),
-];
-
-pub(crate) const C15: Line = Line {
-    id: "C-15",
-    checks: C15_CHECKS,
-};
-
-#[test]
-fn c10_offers() {
-    C10.run();
+line! {
+    C10 = "C-10", c10_offers:
+    "C-10.01" "exactly nine protocol features are offered" => protocol_features,
+    "C-10.02" "exactly eleven features are offered" => features,
+    "C-10.03" "the answer is the same at any time" => same_answer,
+    "C-10.04" "every other feature bit is refused" => other_features,
+    "C-10.05" "every other protocol bit is refused" => other_protocol_features,
+    "C-10.06" "no GET_VRING_BASE_INFLIGHT, no SKIP_DRAIN" => no_newer_ways,
+    "C-10.07" "messages of what is not offered end the session" => other_messages,
+    "C-10.08" "each offered protocol feature may be taken alone" => one_by_one,
 }
 
-#[test]
-fn c14_no_status() {
-    C14.run();
+line! {
+    C14 = "C-14", c14_no_status:
+    "C-14.01" "STATUS is not offered and cannot be taken" => no_status,
+    "C-14.02" "SET_STATUS and GET_STATUS end the session" => no_status_messages,
 }
 
-#[test]
-fn c15_backend_channel() {
-    C15.run();
+line! {
+    C15 = "C-15", c15_backend_channel:
+    "C-15.01" "the channel is taken, with and without an answer" => channel,
+    "C-15.02" "it stays open as long as the session" => channel_stays,
+    "C-15.03" "nothing is ever sent on it" => channel_silent,
+    "C-15.04" "a new one replaces the old, which is closed" => channel_replaced,
+    "C-15.05" "its other end may be closed at any time" => channel_closed,
+    "C-15.06" "what is no stream socket is refused" => channel_of_other_kind,
+    "C-15.07" "it needs exactly one descriptor" => channel_descriptors,
 }
 
 fn bits(numbers: &[u32]) -> u64 {

@@ -6,7 +6,7 @@ use vhost_backend::device::Device;
 use vhost_backend::limits::DeviceLimits;
 
 use crate::bench::{Bench, NEED_REPLY, negotiate, shared, start, start_on};
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{GET_CONFIG, SET_CONFIG};
 use crate::support::driver::CONFIG;
 use crate::support::image::SECTORS;
@@ -14,62 +14,21 @@ use crate::support::image::SECTORS;
 const LEN: u32 = 256;
 const LIVE_MIGRATION: u32 = 2;
 
-const CHECKS: &[Check] = &[
-    check(
-        "C-11.01",
-        "every field has its value, all else is zero",
-        fields,
-    ),
-    check(
-        "C-11.02",
-        "any offset with the lengths of fields",
-        any_offset,
-    ),
-    check("C-11.03", "any length from any of some offsets", any_length),
-    check("C-11.04", "flags change nothing about an answer", any_flags),
-    check(
-        "C-11.05",
-        "an answer repeats offset, length and flags",
-        echo,
-    ),
-    check(
-        "C-11.06",
-        "beyond 256 bytes there is an empty answer",
-        beyond,
-    ),
-    check("C-11.07", "it may be asked at any time", any_time),
-    check("C-11.08", "seg_max follows the ring size", seg_max),
-    check("C-11.09", "SET_CONFIG is refused for every byte", read_only),
-    check(
-        "C-11.10",
-        "what comes back from a migration is taken",
-        migration,
-    ),
-    check(
-        "C-11.11",
-        "what differs after a migration is refused",
-        migration_to_another,
-    ),
-    check(
-        "C-11.12",
-        "questions that cannot be end the session",
-        impossible,
-    ),
-    check(
-        "C-11.13",
-        "without CONFIG there is no such question",
-        not_negotiated,
-    ),
-];
-
-pub(crate) const C11: Line = Line {
-    id: "C-11",
-    checks: CHECKS,
-};
-
-#[test]
-fn c11_configuration_space() {
-    C11.run();
+line! {
+    C11 = "C-11", c11_configuration_space:
+    "C-11.01" "every field has its value, all else is zero" => fields,
+    "C-11.02" "any offset with the lengths of fields" => any_offset,
+    "C-11.03" "any length from any of some offsets" => any_length,
+    "C-11.04" "flags change nothing about an answer" => any_flags,
+    "C-11.05" "an answer repeats offset, length and flags" => echo,
+    "C-11.06" "beyond 256 bytes there is an empty answer" => beyond,
+    "C-11.07" "it may be asked at any time" => any_time,
+    "C-11.08" "seg_max follows the ring size" => seg_max,
+    "C-11.09" "SET_CONFIG is refused for every byte" => read_only,
+    "C-11.10" "what comes back from a migration is taken" => migration,
+    "C-11.11" "what differs after a migration is refused" => migration_to_another,
+    "C-11.12" "questions that cannot be end the session" => impossible,
+    "C-11.13" "without CONFIG there is no such question" => not_negotiated,
 }
 
 fn whole(bench: &mut Bench) -> Vec<u8> {
@@ -193,8 +152,8 @@ fn writing(offset: usize, flags: u32, bytes: &[u8]) -> Vec<u8> {
 fn read_only() {
     let mut bench = start(1);
     let before = whole(&mut bench);
-    for offset in 0..LEN as usize {
-        let other = [before[offset] ^ 1];
+    for (offset, byte) in before.iter().enumerate() {
+        let other = [byte ^ 1];
         assert!(!bench.asks(SET_CONFIG, &writing(offset, 0, &other), &[]));
     }
     assert!(!bench.asks(SET_CONFIG, &writing(0, 0, &before), &[]));

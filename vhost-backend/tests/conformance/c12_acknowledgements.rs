@@ -12,7 +12,7 @@ use vhost_backend::session::End;
 use crate::bench::{
     self, Bench, NEED_REPLY, PATIENCE, is_abandoned, memfd, negotiate, pipe, start, start_on,
 };
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     ADD_MEM_REG, CHECK_DEVICE_STATE, GET_CONFIG, GET_FEATURES, GET_MAX_MEM_SLOTS,
     GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, GET_VRING_BASE, REM_MEM_REG, RESET_DEVICE,
@@ -24,159 +24,53 @@ use crate::support::driver::{REPLY_ACK, eventfd, readable};
 
 const RESET_OWNER: u32 = 4;
 
-const C12_CHECKS: &[Check] = &[
-    check("C-12.01", "SET_OWNER is acknowledged", || {
-        acknowledged(SET_OWNER)
-    }),
-    check("C-12.02", "RESET_OWNER is acknowledged", || {
-        acknowledged(RESET_OWNER)
-    }),
-    check("C-12.03", "SET_FEATURES is acknowledged", || {
-        acknowledged(SET_FEATURES)
-    }),
-    check("C-12.04", "SET_PROTOCOL_FEATURES is acknowledged", || {
-        acknowledged(SET_PROTOCOL_FEATURES)
-    }),
-    check("C-12.05", "SET_MEM_TABLE is acknowledged", || {
-        acknowledged(SET_MEM_TABLE)
-    }),
-    check("C-12.06", "SET_VRING_NUM is acknowledged", || {
-        acknowledged(SET_VRING_NUM)
-    }),
-    check("C-12.07", "SET_VRING_ADDR is acknowledged", || {
-        acknowledged(SET_VRING_ADDR)
-    }),
-    check("C-12.08", "SET_VRING_BASE is acknowledged", || {
-        acknowledged(SET_VRING_BASE)
-    }),
-    check("C-12.09", "SET_VRING_KICK is acknowledged", || {
-        acknowledged(SET_VRING_KICK)
-    }),
-    check("C-12.10", "SET_VRING_CALL is acknowledged", || {
-        acknowledged(SET_VRING_CALL)
-    }),
-    check("C-12.11", "SET_VRING_ERR is acknowledged", || {
-        acknowledged(SET_VRING_ERR)
-    }),
-    check("C-12.12", "SET_VRING_ENABLE is acknowledged", || {
-        acknowledged(SET_VRING_ENABLE)
-    }),
-    check("C-12.13", "SET_CONFIG is acknowledged", || {
-        acknowledged(SET_CONFIG)
-    }),
-    check("C-12.14", "SET_BACKEND_REQ_FD is acknowledged", || {
-        acknowledged(SET_BACKEND_REQ_FD)
-    }),
-    check("C-12.15", "SET_INFLIGHT_FD is acknowledged", || {
-        acknowledged(SET_INFLIGHT_FD)
-    }),
-    check("C-12.16", "ADD_MEM_REG is acknowledged", || {
-        acknowledged(ADD_MEM_REG)
-    }),
-    check("C-12.17", "REM_MEM_REG is acknowledged", || {
-        acknowledged(REM_MEM_REG)
-    }),
-    check("C-12.18", "RESET_DEVICE is acknowledged", || {
-        acknowledged(RESET_DEVICE)
-    }),
-    check(
-        "C-12.19",
-        "a table with room to spare is acknowledged",
-        roomy_table,
-    ),
-    check(
-        "C-12.20",
-        "who does not ask gets no acknowledgement",
-        unasked,
-    ),
-    check(
-        "C-12.21",
-        "without REPLY_ACK nobody gets one",
-        not_negotiated,
-    ),
-    check(
-        "C-12.22",
-        "what has an answer of its own is answered once",
-        own_answers,
-    ),
-    check(
-        "C-12.23",
-        "what is refused says so, and the session goes on",
-        refused,
-    ),
-    check(
-        "C-12.24",
-        "refused without being asked, the session ends",
-        refused_unasked,
-    ),
-    check(
-        "C-12.25",
-        "refused features are told, and end the session",
-        refused_features,
-    ),
-    check(
-        "C-12.26",
-        "answers come in the order of the questions",
-        in_order,
-    ),
-    check(
-        "C-12.27",
-        "what cannot be understood ends the session",
-        malformed,
-    ),
-    check(
-        "C-12.28",
-        "an acknowledgement comes after the deed",
-        after_the_deed,
-    ),
-];
-
-pub(crate) const C12: Line = Line {
-    id: "C-12",
-    checks: C12_CHECKS,
-};
-
-const C13_CHECKS: &[Check] = &[
-    check("C-13.01", "all rings stop and are silent", reset_silences),
-    check("C-13.02", "all rings are disabled", reset_disables),
-    check("C-13.03", "positions are forgotten", reset_positions),
-    check("C-13.04", "addresses are forgotten", reset_addresses),
-    check("C-13.05", "kick descriptors are closed", reset_kicks),
-    check(
-        "C-13.06",
-        "call and error descriptors stay",
-        reset_keeps_calls,
-    ),
-    check("C-13.07", "memory stays", reset_keeps_memory),
-    check("C-13.08", "features stay", reset_keeps_features),
-    check("C-13.09", "a broken ring is as good as new", reset_mends),
-    check("C-13.10", "under load, again and again", reset_under_load),
-    check("C-13.11", "RESET_OWNER does the same", reset_owner),
-    check(
-        "C-13.12",
-        "with nothing to reset, nothing happens",
-        reset_nothing,
-    ),
-    check(
-        "C-13.13",
-        "without RESET_DEVICE there is no such message",
-        reset_not_negotiated,
-    ),
-];
-
-pub(crate) const C13: Line = Line {
-    id: "C-13",
-    checks: C13_CHECKS,
-};
-
-#[test]
-fn c12_acknowledgements() {
-    C12.run();
+line! {
+    C12 = "C-12", c12_acknowledgements:
+    "C-12.01" "SET_OWNER is acknowledged" => || acknowledged(SET_OWNER),
+    "C-12.02" "RESET_OWNER is acknowledged" => || acknowledged(RESET_OWNER),
+    "C-12.03" "SET_FEATURES is acknowledged" => || acknowledged(SET_FEATURES),
+    "C-12.04" "SET_PROTOCOL_FEATURES is acknowledged" => || acknowledged(SET_PROTOCOL_FEATURES),
+    "C-12.05" "SET_MEM_TABLE is acknowledged" => || acknowledged(SET_MEM_TABLE),
+    "C-12.06" "SET_VRING_NUM is acknowledged" => || acknowledged(SET_VRING_NUM),
+    "C-12.07" "SET_VRING_ADDR is acknowledged" => || acknowledged(SET_VRING_ADDR),
+    "C-12.08" "SET_VRING_BASE is acknowledged" => || acknowledged(SET_VRING_BASE),
+    "C-12.09" "SET_VRING_KICK is acknowledged" => || acknowledged(SET_VRING_KICK),
+    "C-12.10" "SET_VRING_CALL is acknowledged" => || acknowledged(SET_VRING_CALL),
+    "C-12.11" "SET_VRING_ERR is acknowledged" => || acknowledged(SET_VRING_ERR),
+    "C-12.12" "SET_VRING_ENABLE is acknowledged" => || acknowledged(SET_VRING_ENABLE),
+    "C-12.13" "SET_CONFIG is acknowledged" => || acknowledged(SET_CONFIG),
+    "C-12.14" "SET_BACKEND_REQ_FD is acknowledged" => || acknowledged(SET_BACKEND_REQ_FD),
+    "C-12.15" "SET_INFLIGHT_FD is acknowledged" => || acknowledged(SET_INFLIGHT_FD),
+    "C-12.16" "ADD_MEM_REG is acknowledged" => || acknowledged(ADD_MEM_REG),
+    "C-12.17" "REM_MEM_REG is acknowledged" => || acknowledged(REM_MEM_REG),
+    "C-12.18" "RESET_DEVICE is acknowledged" => || acknowledged(RESET_DEVICE),
+    "C-12.19" "a table with room to spare is acknowledged" => roomy_table,
+    "C-12.20" "who does not ask gets no acknowledgement" => unasked,
+    "C-12.21" "without REPLY_ACK nobody gets one" => not_negotiated,
+    "C-12.22" "what has an answer of its own is answered once" => own_answers,
+    "C-12.23" "what is refused says so, and the session goes on" => refused,
+    "C-12.24" "refused without being asked, the session ends" => refused_unasked,
+    "C-12.25" "refused features are told, and end the session" => refused_features,
+    "C-12.26" "answers come in the order of the questions" => in_order,
+    "C-12.27" "what cannot be understood ends the session" => malformed,
+    "C-12.28" "an acknowledgement comes after the deed" => after_the_deed,
 }
 
-#[test]
-fn c13_reset_device() {
-    C13.run();
+line! {
+    C13 = "C-13", c13_reset_device:
+    "C-13.01" "all rings stop and are silent" => reset_silences,
+    "C-13.02" "all rings are disabled" => reset_disables,
+    "C-13.03" "positions are forgotten" => reset_positions,
+    "C-13.04" "addresses are forgotten" => reset_addresses,
+    "C-13.05" "kick descriptors are closed" => reset_kicks,
+    "C-13.06" "call and error descriptors stay" => reset_keeps_calls,
+    "C-13.07" "memory stays" => reset_keeps_memory,
+    "C-13.08" "features stay" => reset_keeps_features,
+    "C-13.09" "a broken ring is as good as new" => reset_mends,
+    "C-13.10" "under load, again and again" => reset_under_load,
+    "C-13.11" "RESET_OWNER does the same" => reset_owner,
+    "C-13.12" "with nothing to reset, nothing happens" => reset_nothing,
+    "C-13.13" "without RESET_DEVICE there is no such message" => reset_not_negotiated,
 }
 
 const EXTRA: u64 = 0x9000_0000;

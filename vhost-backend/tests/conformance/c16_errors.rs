@@ -11,7 +11,7 @@ use vhost_backend::device::Device;
 use crate::bench::{
     self, Bench, PATIENCE, QUIET, count, memfd, pipe, remove_piece, shared, start, start_on,
 };
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{
     ADD_MEM_REG, CHECK_DEVICE_STATE, GET_FEATURES, RESET_DEVICE, SET_DEVICE_STATE_FD,
     SET_VRING_BASE, SET_VRING_ERR, SET_VRING_KICK,
@@ -20,136 +20,42 @@ use crate::support::driver::{eventfd, readable};
 use crate::support::guest::{BUFFERS, END, RINGS};
 use crate::support::image::{device_of, layers};
 
-const C16_CHECKS: &[Check] = &[
-    check("C-16.01", "an available index too far ahead", || {
-        broken_by(too_far)
-    }),
-    check("C-16.02", "an available index that goes back", || {
-        broken_by(behind)
-    }),
-    check("C-16.03", "a head that is no descriptor", || {
-        broken_by(no_head)
-    }),
-    check("C-16.04", "the largest head there can be", || {
-        broken_by(largest_head)
-    }),
-    check(
-        "C-16.05",
-        "a ring that ends behind its memory",
-        ends_outside,
-    ),
-    check(
-        "C-16.06",
-        "a ring that begins outside memory is refused",
-        begins_outside,
-    ),
-    check(
-        "C-16.07",
-        "a ring in the wrong alignment ends the session",
-        misaligned,
-    ),
-    check(
-        "C-16.08",
-        "a kick descriptor that cannot be waited for",
-        unpollable_kick,
-    ),
-    check(
-        "C-16.09",
-        "it is said once, and then the ring is silent",
-        said_once,
-    ),
-    check(
-        "C-16.10",
-        "other rings hear and feel nothing",
-        others_untouched,
-    ),
-    check(
-        "C-16.11",
-        "without an error descriptor nobody is told",
-        nobody_to_tell,
-    ),
-    check(
-        "C-16.12",
-        "an error descriptor may be a pipe, full or closed",
-        strange_notifiers,
-    ),
-    check("C-16.13", "a position mends it", mended_by_position),
-    check("C-16.14", "a kick descriptor mends it", mended_by_kick),
-    check(
-        "C-16.15",
-        "memory that comes back mends it",
-        mended_by_memory,
-    ),
-    check("C-16.16", "a reset mends it", mended_by_reset),
-    check("C-16.17", "a healthy ring never says so", healthy),
-    check("C-16.18", "bad chains are answers, not errors", bad_chains),
-];
-
-pub(crate) const C16: Line = Line {
-    id: "C-16",
-    checks: C16_CHECKS,
-};
-
-const C17_CHECKS: &[Check] = &[
-    check(
-        "C-17.01",
-        "what is saved is loaded by the same disk",
-        same_disk,
-    ),
-    check(
-        "C-17.02",
-        "the same layers elsewhere are the same disk",
-        same_layers,
-    ),
-    check("C-17.03", "another disk refuses it", other_disk),
-    check("C-17.04", "a damaged state is refused", damaged_state),
-    check("C-17.05", "no state at all is believed", no_state),
-    check(
-        "C-17.06",
-        "nothing is transferred while a ring runs",
-        while_running,
-    ),
-    check(
-        "C-17.07",
-        "without a transfer there is no result",
-        no_transfer,
-    ),
-    check("C-17.08", "a result is given once", result_once),
-    check(
-        "C-17.09",
-        "a transfer that fails leaves the session as it was",
-        failed_transfer,
-    ),
-    check(
-        "C-17.10",
-        "a transfer begun anew replaces the old",
-        begun_anew,
-    ),
-    check(
-        "C-17.11",
-        "an endless state is not read for ever",
-        endless_state,
-    ),
-    check(
-        "C-17.12",
-        "directions and phases that are none end the session",
-        no_direction,
-    ),
-];
-
-pub(crate) const C17: Line = Line {
-    id: "C-17",
-    checks: C17_CHECKS,
-};
-
-#[test]
-fn c16_errors() {
-    C16.run();
+line! {
+    C16 = "C-16", c16_errors:
+    "C-16.01" "an available index too far ahead" => || broken_by(too_far),
+    "C-16.02" "an available index that goes back" => || broken_by(behind),
+    "C-16.03" "a head that is no descriptor" => || broken_by(no_head),
+    "C-16.04" "the largest head there can be" => || broken_by(largest_head),
+    "C-16.05" "a ring that ends behind its memory" => ends_outside,
+    "C-16.06" "a ring that begins outside memory is refused" => begins_outside,
+    "C-16.07" "a ring in the wrong alignment ends the session" => misaligned,
+    "C-16.08" "a kick descriptor that cannot be waited for" => unpollable_kick,
+    "C-16.09" "it is said once, and then the ring is silent" => said_once,
+    "C-16.10" "other rings hear and feel nothing" => others_untouched,
+    "C-16.11" "without an error descriptor nobody is told" => nobody_to_tell,
+    "C-16.12" "an error descriptor may be a pipe, full or closed" => strange_notifiers,
+    "C-16.13" "a position mends it" => mended_by_position,
+    "C-16.14" "a kick descriptor mends it" => mended_by_kick,
+    "C-16.15" "memory that comes back mends it" => mended_by_memory,
+    "C-16.16" "a reset mends it" => mended_by_reset,
+    "C-16.17" "a healthy ring never says so" => healthy,
+    "C-16.18" "bad chains are answers, not errors" => bad_chains,
 }
 
-#[test]
-fn c17_device_state() {
-    C17.run();
+line! {
+    C17 = "C-17", c17_device_state:
+    "C-17.01" "what is saved is loaded by the same disk" => same_disk,
+    "C-17.02" "the same layers elsewhere are the same disk" => same_layers,
+    "C-17.03" "another disk refuses it" => other_disk,
+    "C-17.04" "a damaged state is refused" => damaged_state,
+    "C-17.05" "no state at all is believed" => no_state,
+    "C-17.06" "nothing is transferred while a ring runs" => while_running,
+    "C-17.07" "without a transfer there is no result" => no_transfer,
+    "C-17.08" "a result is given once" => result_once,
+    "C-17.09" "a transfer that fails leaves the session as it was" => failed_transfer,
+    "C-17.10" "a transfer begun anew replaces the old" => begun_anew,
+    "C-17.11" "an endless state is not read for ever" => endless_state,
+    "C-17.12" "directions and phases that are none end the session" => no_direction,
 }
 
 type Damage = fn(&mut Bench);

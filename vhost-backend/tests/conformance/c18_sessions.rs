@@ -9,7 +9,7 @@ use vhost_backend::session::End;
 
 use crate::bench::{self, NEED_REPLY, USED, is_abandoned, memfd, pipe, put_indices, start};
 use crate::program::Place;
-use crate::registry::{Check, Line, check, number_or};
+use crate::registry::{line, number_or};
 use crate::support::client::{
     ADD_MEM_REG, Client, GET_FEATURES, GET_QUEUE_NUM, SET_FEATURES, SET_MEM_TABLE, SET_OWNER,
     SET_PROTOCOL_FEATURES, SET_VRING_BASE, SET_VRING_CALL, SET_VRING_ENABLE, SET_VRING_KICK, pair,
@@ -19,118 +19,36 @@ use crate::support::driver::{Driver, Resume, readable};
 /// Front-ends after one another in a normal run; the promise is made for 1,000 (`VBD_RECONNECTS`).
 const RECONNECTS: usize = 200;
 
-const C18_CHECKS: &[Check] = &[
-    check("C-18.01", "another version, a reply, unknown flags", flags),
-    check("C-18.02", "one byte too few or too many", lengths),
-    check("C-18.03", "more than any message may have", too_long),
-    check(
-        "C-18.04",
-        "descriptors where none belong are closed",
-        unwanted_descriptors,
-    ),
-    check(
-        "C-18.05",
-        "descriptors of what is refused are closed",
-        refused_descriptors,
-    ),
-    check(
-        "C-18.06",
-        "a descriptor is missing, or one too many",
-        wrong_number,
-    ),
-    check("C-18.07", "half a message and the end", half_a_message),
-    check(
-        "C-18.08",
-        "a message that is never finished ends after 5 s",
-        never_finished,
-    ),
-    check("C-18.09", "many messages in one write", many_at_once),
-    check(
-        "C-18.10",
-        "300 sessions that end badly leave nothing",
-        bad_ends,
-    ),
-    check("C-18.11", "other sessions hear nothing of it", others),
-];
-
-pub(crate) const C18: Line = Line {
-    id: "C-18",
-    checks: C18_CHECKS,
-};
-
-const C19_CHECKS: &[Check] = &[
-    check("C-19.01", "SET_OWNER may be said again", owner_again),
-    check(
-        "C-19.02",
-        "one front-end after another, each reads right",
-        reconnects,
-    ),
-    check(
-        "C-19.03",
-        "a new session knows no features and no memory",
-        forgotten,
-    ),
-    check(
-        "C-19.04",
-        "a second front-end waits for the first to go",
-        second_waits,
-    ),
-    check(
-        "C-19.05",
-        "those who wait are served in order",
-        line_of_waiting,
-    ),
-    check("C-19.06", "the next is served within milliseconds", quickly),
-    check(
-        "C-19.07",
-        "the guest of an ended session is left alone",
-        left_alone,
-    ),
-    check(
-        "C-19.08",
-        "a guest goes on, whichever position is stated",
-        goes_on,
-    ),
-    check(
-        "C-19.09",
-        "what was answered unseen is answered once",
-        answered_unseen,
-    ),
-    check(
-        "C-19.10",
-        "a guest that goes on is told to look",
-        told_to_look,
-    ),
-    check(
-        "C-19.11",
-        "a ring set up anew begins where it says",
-        set_up_anew,
-    ),
-    check(
-        "C-19.12",
-        "a session may end after any message",
-        after_any_message,
-    ),
-    check(
-        "C-19.13",
-        "16 layers are served within milliseconds of the start",
-        start_quickly,
-    ),
-];
-
-pub(crate) const C19: Line = Line {
-    id: "C-19",
-    checks: C19_CHECKS,
-};
-
-#[test]
-fn c18_illegal_messages() {
-    C18.run();
+line! {
+    C18 = "C-18", c18_illegal_messages:
+    "C-18.01" "another version, a reply, unknown flags" => flags,
+    "C-18.02" "one byte too few or too many" => lengths,
+    "C-18.03" "more than any message may have" => too_long,
+    "C-18.04" "descriptors where none belong are closed" => unwanted_descriptors,
+    "C-18.05" "descriptors of what is refused are closed" => refused_descriptors,
+    "C-18.06" "a descriptor is missing, or one too many" => wrong_number,
+    "C-18.07" "half a message and the end" => half_a_message,
+    "C-18.08" "a message that is never finished ends after 5 s" => never_finished,
+    "C-18.09" "many messages in one write" => many_at_once,
+    "C-18.10" "300 sessions that end badly leave nothing" => bad_ends,
+    "C-18.11" "other sessions hear nothing of it" => others,
 }
 
-#[test]
-fn c19_reconnect() {
-    C19.run();
+line! {
+    C19 = "C-19", c19_reconnect:
+    "C-19.01" "SET_OWNER may be said again" => owner_again,
+    "C-19.02" "one front-end after another, each reads right" => reconnects,
+    "C-19.03" "a new session knows no features and no memory" => forgotten,
+    "C-19.04" "a second front-end waits for the first to go" => second_waits,
+    "C-19.05" "those who wait are served in order" => line_of_waiting,
+    "C-19.06" "the next is served within milliseconds" => quickly,
+    "C-19.07" "the guest of an ended session is left alone" => left_alone,
+    "C-19.08" "a guest goes on, whichever position is stated" => goes_on,
+    "C-19.09" "what was answered unseen is answered once" => answered_unseen,
+    "C-19.10" "a guest that goes on is told to look" => told_to_look,
+    "C-19.11" "a ring set up anew begins where it says" => set_up_anew,
+    "C-19.12" "a session may end after any message" => after_any_message,
+    "C-19.13" "16 layers are served within milliseconds of the start" => start_quickly,
 }
 
 fn flags() {
@@ -513,7 +431,9 @@ fn after_any_message() {
         |driver| driver.hand_over_table(0),
         |driver| driver.start_ring(0),
         |driver| driver.kick(0),
-        |driver| drop(driver.client.vring_base(0)),
+        |driver| {
+            driver.client.vring_base(0);
+        },
     ];
     for count in 0..=steps.len() {
         let mut bench = start(0);

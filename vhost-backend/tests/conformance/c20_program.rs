@@ -1,5 +1,4 @@
 //! C-20: the program follows the conventions for vhost-user backends that management software relies on.
-//! C-21: it ends quickly and cleanly when it is told to, whatever it is doing.
 
 use std::fs;
 use std::io::Write;
@@ -7,137 +6,33 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
-use vhost_backend::session::End;
 
-use crate::bench::{PATIENCE, stalling, start_on, wait_until};
+use crate::bench::{PATIENCE, wait_until};
 use crate::program::{PROGRAM, Place, Program, exists, run};
-use crate::registry::{Check, Line, check};
-use crate::support::client::{Client, GET_FEATURES, SET_VRING_ENABLE};
-use crate::support::driver::{Driver, IOERR, RO, WRITE, readable};
-use crate::support::guest::BUFFERS;
+use crate::registry::line;
+use crate::support::driver::{Driver, IOERR, RO, WRITE};
 
-const C20_CHECKS: &[Check] = &[
-    check(
-        "C-20.01",
-        "capabilities are JSON with a type and features",
-        capabilities,
-    ),
-    check(
-        "C-20.02",
-        "capabilities are printed whatever else is said",
-        capabilities_alone,
-    ),
-    check("C-20.03", "--socket-path is --socket", socket_path),
-    check(
-        "C-20.04",
-        "--blk-file takes a layer or a configuration",
-        blk_file,
-    ),
-    check(
-        "C-20.05",
-        "--read-only is taken and changes nothing",
-        read_only,
-    ),
-    check(
-        "C-20.06",
-        "--fd takes a connected socket, and ends with it",
-        fd_connected,
-    ),
-    check("C-20.07", "--fd takes a listening socket", fd_listening),
-    check(
-        "C-20.08",
-        "it stays in the foreground, as the process it is",
-        foreground,
-    ),
-    check(
-        "C-20.09",
-        "standard output and input are left alone",
-        standard_streams,
-    ),
-    check(
-        "C-20.10",
-        "the socket is its owner's, and removed at the end",
-        socket_mode,
-    ),
-    check(
-        "C-20.11",
-        "a wrong command line is status 2",
-        wrong_command_line,
-    ),
-    check(
-        "C-20.12",
-        "a wrong image is status 3, and no socket appears",
-        wrong_image,
-    ),
-    check(
-        "C-20.13",
-        "a wrong environment is status 4",
-        wrong_environment,
-    ),
-    check(
-        "C-20.14",
-        "who sees the socket can connect",
-        socket_means_ready,
-    ),
-    check("C-20.15", "a serial is what the guest sees", serial),
-    check(
-        "C-20.16",
-        "--num-queues and --queue-size are what is offered",
-        limits,
-    ),
-];
-
-pub(crate) const C20: Line = Line {
-    id: "C-20",
-    checks: C20_CHECKS,
-};
-
-const C21_CHECKS: &[Check] = &[
-    check("C-21.01", "with nobody connected", || {
-        ends_after(|_, _| None)
-    }),
-    check("C-21.02", "with a front-end that says nothing", || {
-        ends_after(silent)
-    }),
-    check("C-21.03", "in the middle of a message", || {
-        ends_after(half_a_message)
-    }),
-    check("C-21.04", "with rings that wait", || ends_after(rings_wait)),
-    check("C-21.05", "with rings that work", || ends_after(rings_work)),
-    check("C-21.06", "with rings that are stopped or disabled", || {
-        ends_after(rings_stopped)
-    }),
-    check("C-21.07", "with a ring that is broken", || {
-        ends_after(ring_broken)
-    }),
-    check(
-        "C-21.08",
-        "with a front-end that does not read its answers",
-        deaf_front_end,
-    ),
-    check("C-21.09", "with other front-ends in line", in_line),
-    check("C-21.10", "by SIGINT just the same", by_sigint),
-    check("C-21.11", "told twice", told_twice),
-    check("C-21.12", "what was taken has been answered then", drained),
-    check("C-21.13", "a disk that hangs does not keep it", hung_disk),
-];
-
-pub(crate) const C21: Line = Line {
-    id: "C-21",
-    checks: C21_CHECKS,
-};
-
-#[test]
-fn c20_program_conventions() {
-    C20.run();
-}
-
-#[test]
-fn c21_termination() {
-    C21.run();
+line! {
+    C20 = "C-20", c20_program_conventions:
+    "C-20.01" "capabilities are JSON with a type and features" => capabilities,
+    "C-20.02" "capabilities are printed whatever else is said" => capabilities_alone,
+    "C-20.03" "--socket-path is --socket" => socket_path,
+    "C-20.04" "--blk-file takes a layer or a configuration" => blk_file,
+    "C-20.05" "--read-only is taken and changes nothing" => read_only,
+    "C-20.06" "--fd takes a connected socket, and ends with it" => fd_connected,
+    "C-20.07" "--fd takes a listening socket" => fd_listening,
+    "C-20.08" "it stays in the foreground, as the process it is" => foreground,
+    "C-20.09" "standard output and input are left alone" => standard_streams,
+    "C-20.10" "the socket is its owner's, and removed at the end" => socket_mode,
+    "C-20.11" "a wrong command line is status 2" => wrong_command_line,
+    "C-20.12" "a wrong image is status 3, and no socket appears" => wrong_image,
+    "C-20.13" "a wrong environment is status 4" => wrong_environment,
+    "C-20.14" "who sees the socket can connect" => socket_means_ready,
+    "C-20.15" "a serial is what the guest sees" => serial,
+    "C-20.16" "--num-queues and --queue-size are what is offered" => limits,
 }
 
 fn capabilities() {
@@ -479,178 +374,4 @@ fn limits() {
     );
     assert_eq!(driver.client.config(34, 2, 0).unwrap(), 3_u16.to_le_bytes());
     (0..3).for_each(|at| place.check_read(&mut driver, at));
-}
-
-/// What is promised for the end, from the signal on.
-const BOUND: Duration = Duration::from_secs(1);
-/// Machines that test have other things to do.
-const SLACK: u32 = 3;
-
-/// What a front-end holds while the program is told to end.
-enum Held {
-    Client(#[expect(dead_code, reason = "held, not used")] Client),
-    Driver(#[expect(dead_code, reason = "held, not used")] Box<Driver>),
-}
-
-fn demand_end(program: &mut Program, signal: Signal) {
-    program.signal(signal);
-    let (status, took) = program.wait();
-    assert_eq!(status.code(), Some(0));
-    assert!(took < SLACK * BOUND, "{took:?}");
-    assert!(!exists(&program.socket));
-}
-
-/// Brings the program into a state and ends it there.
-fn ends_after(prepare: fn(&Place, &Program) -> Option<Held>) {
-    let place = Place::new();
-    let mut program = place.serve();
-    let held = prepare(&place, &program);
-    demand_end(&mut program, Signal::TERM);
-    assert!(!place.log().contains("ended hard"), "{}", place.log());
-    drop(held);
-}
-
-fn silent(_place: &Place, program: &Program) -> Option<Held> {
-    Some(Held::Client(Client::new(program.connect())))
-}
-
-fn half_a_message(_place: &Place, program: &Program) -> Option<Held> {
-    let mut client = Client::new(program.connect());
-    assert_ne!(client.ask_u64(GET_FEATURES), 0);
-    client.raw(&[1, 0, 0, 0, 1]);
-    Some(Held::Client(client))
-}
-
-fn rings_wait(place: &Place, program: &Program) -> Option<Held> {
-    let mut driver = Driver::start(program.connect(), 8);
-    (0..8).for_each(|at| place.check_read(&mut driver, at));
-    Some(Held::Driver(Box::new(driver)))
-}
-
-/// Offers as many large reads as a ring holds.
-fn fill(driver: &mut Driver, at: usize) {
-    let header = BUFFERS + 0x800;
-    driver.header(header, 0, 0);
-    let pieces = [
-        (header, 16, 0),
-        (BUFFERS + 0x10_0000, 0x20_0000, WRITE),
-        (header + 0x20, 1, WRITE),
-    ];
-    driver.chain(at, 0, &pieces);
-    (0..128).for_each(|_| driver.offer(at, 0));
-    driver.kick(at);
-}
-
-fn rings_work(_place: &Place, program: &Program) -> Option<Held> {
-    let mut driver = Driver::start(program.connect(), 4);
-    (0..4).for_each(|at| fill(&mut driver, at));
-    driver.wait(0);
-    Some(Held::Driver(Box::new(driver)))
-}
-
-fn rings_stopped(place: &Place, program: &Program) -> Option<Held> {
-    let mut driver = Driver::start(program.connect(), 3);
-    place.check_read(&mut driver, 1);
-    driver.stop_ring(1);
-    driver.client.tell_ring(SET_VRING_ENABLE, 2, 0);
-    Some(Held::Driver(Box::new(driver)))
-}
-
-fn ring_broken(_place: &Place, program: &Program) -> Option<Held> {
-    let mut driver = Driver::start(program.connect(), 2);
-    driver.set_avail_index(0, 999);
-    driver.kick(0);
-    assert!(readable(&driver.rings[0].error, PATIENCE));
-    Some(Held::Driver(Box::new(driver)))
-}
-
-/// Asks, and takes no answer, until the program is stuck with one.
-fn deaf(program: &Program) -> Client {
-    let mut client = Client::new(program.connect());
-    client.stream.set_nonblocking(true).unwrap();
-    let question = [GET_FEATURES, 1, 0].map(u32::to_le_bytes).concat();
-    let mut refused = 0;
-    // It takes questions as long as there is room for answers.
-    while refused < 20 {
-        match client.stream.write(&question) {
-            Ok(sent) => {
-                assert_eq!(sent, question.len());
-                refused = 0;
-            }
-            Err(_) => {
-                refused += 1;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-    client
-}
-
-fn in_line() {
-    let place = Place::new();
-    let mut program = place.serve();
-    let mut driver = Driver::start(program.connect(), 1);
-    place.check_read(&mut driver, 0);
-    let waiting: Vec<Client> = (0..5).map(|_| Client::new(program.connect())).collect();
-    demand_end(&mut program, Signal::TERM);
-    drop((driver, waiting));
-}
-
-fn by_sigint() {
-    let place = Place::new();
-    let mut program = place.serve();
-    let driver = Driver::start(program.connect(), 2);
-    demand_end(&mut program, Signal::INT);
-    drop(driver);
-}
-
-fn told_twice() {
-    let place = Place::new();
-    let mut program = place.serve();
-    let driver = Driver::start(program.connect(), 2);
-    program.signal(Signal::TERM);
-    program.signal(Signal::INT);
-    demand_end(&mut program, Signal::TERM);
-    drop(driver);
-}
-
-fn drained() {
-    let place = Place::new();
-    let mut program = place.serve();
-    let mut driver = Driver::start(program.connect(), 1);
-    fill(&mut driver, 0);
-    driver.wait(0);
-    demand_end(&mut program, Signal::TERM);
-    // Every used entry there is, is whole: an index without its entry would be a request lost.
-    let used = driver.used_index(0);
-    for _ in 1..used {
-        assert_eq!(driver.wait(0).used_len, 0x20_0001);
-    }
-    let data = driver.bytes(BUFFERS + 0x10_0000, 0x20_0000);
-    assert!(data == place.disk[..0x20_0000]);
-}
-
-fn hung_disk() {
-    let (device, stall) = stalling();
-    let mut bench = start_on(&device, 4);
-    stall.close();
-    for at in 0..4 {
-        bench.offer_read(at, 0, 50);
-        bench.driver.kick(at);
-    }
-    wait_until("all rings to hang", || stall.waiting() == 4);
-    let begun = Instant::now();
-    assert_eq!(bench.shut_down(), End::Shutdown);
-    assert!(begun.elapsed() < SLACK * BOUND, "{:?}", begun.elapsed());
-    stall.open();
-}
-
-/// Here it ends by its own deadline: nothing else would make that front-end read.
-fn deaf_front_end() {
-    let place = Place::new();
-    let mut program = place.serve();
-    let held = deaf(&program);
-    demand_end(&mut program, Signal::TERM);
-    assert!(place.log().contains("ended hard"), "{}", place.log());
-    drop(held);
 }

@@ -2,90 +2,33 @@
 //! used length that is the number of bytes written.
 
 use crate::bench::{Bench, DATA, Dice, HEADER, PLACES, STATUS, TABLE, shared, start};
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::driver::{INDIRECT, IOERR, OK, RO, UNSUPP, WRITE};
 use crate::support::guest::{BUFFERS, END};
 use crate::support::image::SECTORS;
 
-const CHECKS: &[Check] = &[
-    check("C-22.01", "RO is offered", ro_offered),
-    check(
-        "C-22.02",
-        "300 ways to cut a read into descriptors",
-        layouts,
-    ),
-    check(
-        "C-22.03",
-        "what is readable behind the header means nothing",
-        long_header,
-    ),
-    check(
-        "C-22.04",
-        "the reserved field of the header means nothing",
-        reserved_field,
-    ),
-    check(
-        "C-22.05",
-        "a serial cut to any room from 0 to 64",
-        serial_room,
-    ),
-    check("C-22.06", "a serial cut into any two pieces", serial_pieces),
-    check(
-        "C-22.07",
-        "a status for every type from 0 to 40 and beyond",
-        types,
-    ),
-    check(
-        "C-22.08",
-        "no request but a read touches its data",
-        data_untouched,
-    ),
-    check(
-        "C-22.09",
-        "the used length counts the bytes written",
-        used_length,
-    ),
-    check("C-22.10", "every sector alone", every_sector),
-    check("C-22.11", "the whole disk at once", whole_disk),
-    check("C-22.12", "random reads", random_reads),
-    check(
-        "C-22.13",
-        "nothing is a legal read, anywhere on the disk",
-        nothing,
-    ),
-    check(
-        "C-22.14",
-        "beyond the end nothing is read at all",
-        beyond_the_end,
-    ),
-    check("C-22.15", "sectors that overflow are refused", overflow),
-    check("C-22.16", "no whole sectors, no read", odd_lengths),
-    check(
-        "C-22.17",
-        "a buffer that ends in nowhere is counted as far as it goes",
-        half_delivered,
-    ),
-    check(
-        "C-22.18",
-        "a ring of 1,024 descriptors in one request",
-        longest_chain,
-    ),
-    check("C-22.19", "a flush succeeds", flush),
-    check(
-        "C-22.20",
-        "a request that fails harms none after it",
-        after_failure,
-    ),
-];
-
-pub(crate) const C22: Line = Line {
-    id: "C-22",
-    checks: CHECKS,
-};
-
-#[test]
-fn c22_requests() {
-    C22.run();
+line! {
+    C22 = "C-22", c22_requests:
+    "C-22.01" "RO is offered" => ro_offered,
+    "C-22.02" "300 ways to cut a read into descriptors" => layouts,
+    "C-22.03" "what is readable behind the header means nothing" => long_header,
+    "C-22.04" "the reserved field of the header means nothing" => reserved_field,
+    "C-22.05" "a serial cut to any room from 0 to 64" => serial_room,
+    "C-22.06" "a serial cut into any two pieces" => serial_pieces,
+    "C-22.07" "a status for every type from 0 to 40 and beyond" => types,
+    "C-22.08" "no request but a read touches its data" => data_untouched,
+    "C-22.09" "the used length counts the bytes written" => used_length,
+    "C-22.10" "every sector alone" => every_sector,
+    "C-22.11" "the whole disk at once" => whole_disk,
+    "C-22.12" "random reads" => random_reads,
+    "C-22.13" "nothing is a legal read, anywhere on the disk" => nothing,
+    "C-22.14" "beyond the end nothing is read at all" => beyond_the_end,
+    "C-22.15" "sectors that overflow are refused" => overflow,
+    "C-22.16" "no whole sectors, no read" => odd_lengths,
+    "C-22.17" "a buffer that ends in nowhere is counted as far as it goes" => half_delivered,
+    "C-22.18" "a ring of 1,024 descriptors in one request" => longest_chain,
+    "C-22.19" "a flush succeeds" => flush,
+    "C-22.20" "a request that fails harms none after it" => after_failure,
 }
 
 fn ro_offered() {

@@ -6,96 +6,31 @@ use std::time::Duration;
 use crate::bench::{
     self, AVAIL, Bench, PATIENCE, TABLE, USED, area, negotiate, put_indices, start,
 };
-use crate::registry::{Check, Line, check};
+use crate::registry::line;
 use crate::support::client::{GET_FEATURES, SET_FEATURES, SET_VRING_ENABLE};
 use crate::support::driver::{
     EVENT_IDX, INDIRECT, INDIRECT_DESC, LOG_ALL, PROTOCOL_FEATURES, VERSION_1, WRITE, readable,
 };
 
-const CHECKS: &[Check] = &[
-    check("C-23.01", "VERSION_1 is offered", version_1),
-    check(
-        "C-23.02",
-        "no IOMMU, no packed ring, nothing that writes",
-        not_offered,
-    ),
-    check("C-23.03", "all 512 subsets of the features", || {
-        subsets(PROTOCOL_FEATURES)
-    }),
-    check("C-23.04", "the same without protocol features", || {
-        subsets(0)
-    }),
-    check(
-        "C-23.05",
-        "with EVENT_IDX, one interrupt where it was asked for",
-        at_event,
-    ),
-    check(
-        "C-23.06",
-        "the same over the end of the numbers",
-        at_event_over_the_end,
-    ),
-    check("C-23.07", "with EVENT_IDX, none where it was not", no_event),
-    check(
-        "C-23.08",
-        "with EVENT_IDX, the flag means nothing",
-        flag_with_event_idx,
-    ),
-    check(
-        "C-23.09",
-        "who kicks only when asked to loses nothing",
-        kicks_by_index,
-    ),
-    check(
-        "C-23.10",
-        "where to kick is said at the last entry taken",
-        avail_event,
-    ),
-    check(
-        "C-23.11",
-        "without EVENT_IDX, an interrupt for each answer",
-        each_answer,
-    ),
-    check(
-        "C-23.12",
-        "without EVENT_IDX, the flag keeps them away",
-        flag_suppresses,
-    ),
-    check(
-        "C-23.13",
-        "without EVENT_IDX, the flag says when to kick",
-        kicks_by_flag,
-    ),
-    check(
-        "C-23.14",
-        "an interrupt comes after its answer",
-        interrupt_after_answer,
-    ),
-    check(
-        "C-23.15",
-        "answers come in the order of the requests",
-        in_order,
-    ),
-    check(
-        "C-23.16",
-        "indirect tables if they were agreed on",
-        indirect,
-    ),
-    check(
-        "C-23.17",
-        "features may change from start to start",
-        changed,
-    ),
-];
-
-pub(crate) const C23: Line = Line {
-    id: "C-23",
-    checks: CHECKS,
-};
-
-#[test]
-fn c23_features() {
-    C23.run();
+line! {
+    C23 = "C-23", c23_features:
+    "C-23.01" "VERSION_1 is offered" => version_1,
+    "C-23.02" "no IOMMU, no packed ring, nothing that writes" => not_offered,
+    "C-23.03" "all 512 subsets of the features" => || subsets(PROTOCOL_FEATURES),
+    "C-23.04" "the same without protocol features" => || subsets(0),
+    "C-23.05" "with EVENT_IDX, one interrupt where it was asked for" => at_event,
+    "C-23.06" "the same over the end of the numbers" => at_event_over_the_end,
+    "C-23.07" "with EVENT_IDX, none where it was not" => no_event,
+    "C-23.08" "with EVENT_IDX, the flag means nothing" => flag_with_event_idx,
+    "C-23.09" "who kicks only when asked to loses nothing" => kicks_by_index,
+    "C-23.10" "where to kick is said at the last entry taken" => avail_event,
+    "C-23.11" "without EVENT_IDX, an interrupt for each answer" => each_answer,
+    "C-23.12" "without EVENT_IDX, the flag keeps them away" => flag_suppresses,
+    "C-23.13" "without EVENT_IDX, the flag says when to kick" => kicks_by_flag,
+    "C-23.14" "an interrupt comes after its answer" => interrupt_after_answer,
+    "C-23.15" "answers come in the order of the requests" => in_order,
+    "C-23.16" "indirect tables if they were agreed on" => indirect,
+    "C-23.17" "features may change from start to start" => changed,
 }
 
 fn version_1() {

@@ -14,7 +14,10 @@
 )]
 
 mod bench;
+mod dirty_log;
 mod document;
+mod extra_memory;
+mod inflight_map;
 mod program;
 mod registry;
 #[path = "../suite/support/mod.rs"]
@@ -24,7 +27,8 @@ mod support;
 mod c01_ring_states;
 mod c02_stopping;
 mod c04_restarting;
-mod c06_memory;
+mod c06_memory_table;
+mod c07_memory_regions;
 mod c08_dirty_log;
 mod c09_inflight;
 mod c10_offers;
@@ -33,5 +37,6 @@ mod c12_acknowledgements;
 mod c16_errors;
 mod c18_sessions;
 mod c20_program;
+mod c21_termination;
 mod c22_requests;
 mod c23_features;

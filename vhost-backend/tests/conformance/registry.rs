@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) struct Check {
     pub(crate) id: &'static str,
     pub(crate) name: &'static str,
-    run: fn(),
+    pub(crate) run: fn(),
 }
 
 /// A line of the specifications.
@@ -15,9 +15,21 @@ pub(crate) struct Line {
     pub(crate) checks: &'static [Check],
 }
 
-pub(crate) const fn check(id: &'static str, name: &'static str, run: fn()) -> Check {
-    Check { id, name, run }
+/// A line, its checks, and the test that runs them.
+macro_rules! line {
+    ($line:ident = $name:literal, $test:ident: $($id:literal $what:literal => $run:expr),+ $(,)?) => {
+        pub(crate) const $line: $crate::registry::Line = $crate::registry::Line {
+            id: $name,
+            checks: &[$($crate::registry::Check { id: $id, name: $what, run: $run }),+],
+        };
+
+        #[test]
+        fn $test() {
+            $line.run();
+        }
+    };
 }
+pub(crate) use line;
 
 /// All lines there are.
 pub(crate) const LINES: &[&Line] = &[
@@ -26,8 +38,8 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c02_stopping::C03,
     &crate::c04_restarting::C04,
     &crate::c04_restarting::C05,
-    &crate::c06_memory::C06,
-    &crate::c06_memory::C07,
+    &crate::c06_memory_table::C06,
+    &crate::c07_memory_regions::C07,
     &crate::c08_dirty_log::C08,
     &crate::c09_inflight::C09,
     &crate::c10_offers::C10,
@@ -41,7 +53,7 @@ pub(crate) const LINES: &[&Line] = &[
     &crate::c18_sessions::C18,
     &crate::c18_sessions::C19,
     &crate::c20_program::C20,
-    &crate::c20_program::C21,
+    &crate::c21_termination::C21,
     &crate::c22_requests::C22,
     &crate::c23_features::C23,
 ];
