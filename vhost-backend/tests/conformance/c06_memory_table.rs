@@ -161,7 +161,7 @@ fn table_descriptors() {
         driver.hand_over_table(0);
     }
     place.check_read(&mut driver, 1);
-    assert_eq!(program.usage(), before);
+    program.demand_no_more_than(before);
 }
 
 /// Tells a table that must be refused, and the ring reads on.

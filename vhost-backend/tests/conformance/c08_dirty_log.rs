@@ -94,13 +94,17 @@ fn changed(bench: &Bench, before: &[Vec<u8>], after: &[Vec<u8>]) -> BTreeSet<u64
 }
 
 /// Places a read of `len` bytes to `data` in `slot` of ring `at` and makes it available.
-fn offer_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, (data, len): (u64, u32)) {
+fn offer_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, data: (u64, u32)) {
+    place_to(bench, at, slot, sector, data);
+    bench.driver.offer(at, 3 * slot);
+}
+
+fn place_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, (data, len): (u64, u32)) {
     bench.place_read(at, slot, sector);
     bench.driver.fill(data, len as usize, 0xEE);
     bench
         .driver
         .descriptor(at, 3 * slot + 1, (data, len, 1 | WRITE, 3 * slot + 2));
-    bench.driver.offer(at, 3 * slot);
 }
 
 /// Random reads on three rings; returns pages that changed, that were marked, and that were allowed to be.
@@ -193,13 +197,15 @@ fn marks_before_index() {
     for round in 0..1500_u64 {
         let deadline = Instant::now() + PATIENCE;
         let data = FIELD + PAGE * (round % 500);
-        offer_to(&mut bench, 0, 0, 500 + round % 1000, (data, 4096));
+        place_to(&mut bench, 0, 0, 500 + round % 1000, (data, 4096));
         let expected: Vec<u64> = pages(data, 4096)
             .chain(pages(area(0, 0) + 0x20, 1))
             .chain(used_pages(&bench, 0))
             .collect();
         log.take();
         let used = bench.driver.used_index(0);
+        // A ring that has not yet gone to sleep takes it at once.
+        bench.driver.offer(0, 0);
         bench.driver.kick(0);
         while bench.driver.used_index(0) == used {
             assert!(Instant::now() < deadline, "an answer");
@@ -600,5 +606,5 @@ fn descriptors() {
         driver.client.tell_u64(SET_FEATURES, features);
     }
     place.check_read(&mut driver, 0);
-    assert_eq!(program.usage(), before);
+    program.demand_no_more_than(before);
 }

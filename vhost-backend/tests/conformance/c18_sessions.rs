@@ -216,10 +216,7 @@ fn bad_ends() {
         client.raw(&[0; 3]);
     }
     place.check_read(&mut Driver::start(program.connect(), 2), 1);
-    bench::wait_until("sessions to leave nothing", || {
-        let now = program.usage();
-        now.0 <= before.0 && now.1 <= before.1
-    });
+    program.demand_no_more_than(before);
 }
 
 fn others() {
@@ -251,10 +248,7 @@ fn reconnects() {
         let mut driver = Driver::start(program.connect(), 2);
         place.check_read(&mut driver, round % 2);
     }
-    bench::wait_until("sessions to leave nothing", || {
-        let now = program.usage();
-        now.0 <= before.0 && now.1 <= before.1
-    });
+    program.demand_no_more_than(before);
     println!("{reconnects} reconnects");
 }
 

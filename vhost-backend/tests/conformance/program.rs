@@ -98,6 +98,14 @@ impl Program {
         (self.entries("fd"), self.entries("task"))
     }
 
+    /// A thread that has ended may be seen for a moment longer, so this waits.
+    pub(crate) fn demand_no_more_than(&self, before: (usize, usize)) {
+        wait_until("descriptors and threads to be given back", || {
+            let now = self.usage();
+            now.0 <= before.0 && now.1 <= before.1
+        });
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
