@@ -255,6 +255,12 @@ fn reconnects() {
 fn forgotten() {
     let mut bench = start(1);
     bench.demand_runs(0);
+    let (stream, _other) = UnixStream::pair().unwrap();
+    drop(std::mem::replace(
+        &mut bench.driver.client,
+        Client::new(stream),
+    ));
+    let mut bench = bench.wait_for_end();
     let (client, _served) = bench::connect();
     bench.driver.client = client;
     let client = &mut bench.driver.client;

@@ -194,10 +194,15 @@ impl Client {
 
     /// Whether the backend has ended the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
-        match self.stream.read(&mut [0]) {
-            Ok(read) => read == 0,
-            // Closed with something of ours unread.
-            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        loop {
+            let found = self.stream.read(&mut [0]);
+            match found.map_err(|error| error.kind()) {
+                // A wait with an end may be interrupted by nothing but a pause of this process.
+                Err(ErrorKind::Interrupted) => {}
+                // Closed, perhaps with something of ours unread.
+                Ok(0) | Err(ErrorKind::ConnectionReset) => return true,
+                Ok(_) | Err(_) => return false,
+            }
         }
     }
 }
