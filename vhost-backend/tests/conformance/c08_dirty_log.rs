@@ -194,6 +194,8 @@ fn used_elsewhere() {
 
 fn marks_before_index() {
     let (mut bench, log) = logging(1);
+    let elsewhere = 0x3000_0ffc;
+    tell_logged_addresses(&mut bench, elsewhere);
     for round in 0..1500_u64 {
         let deadline = Instant::now() + PATIENCE;
         let data = FIELD + PAGE * (round % 500);
@@ -201,6 +203,7 @@ fn marks_before_index() {
         let expected: Vec<u64> = pages(data, 4096)
             .chain(pages(area(0, 0) + 0x20, 1))
             .chain(used_pages(&bench, 0))
+            .chain(pages(elsewhere, 6 + 8 * 128))
             .collect();
         log.take();
         let used = bench.driver.used_index(0);
