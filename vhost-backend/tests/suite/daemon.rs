@@ -270,6 +270,43 @@ fn stale_socket_is_replaced_a_live_one_and_other_files_are_not() {
 }
 
 #[test]
+fn of_many_that_start_on_one_stale_socket_exactly_one_serves() {
+    let place = Place::new();
+    let socket = place.path("vbd.sock");
+    for round in 0..5 {
+        let _removed = fs::remove_file(&socket);
+        drop(UnixListener::bind(&socket).unwrap());
+        let mut children = [(); 6].map(|()| {
+            let mut command = Command::new(PROGRAM);
+            command.args(["--log-level", "error", "--layers", &place.layers()]);
+            command.arg("--socket").arg(&socket).stderr(Stdio::null());
+            command.spawn().unwrap()
+        });
+        let mut statuses = [None; 6];
+        wait_until("all but one to give up", || {
+            for (child, status) in children.iter_mut().zip(&mut statuses) {
+                *status = child.try_wait().unwrap();
+            }
+            statuses.iter().flatten().count() >= 5
+        });
+        let refused = statuses.iter().flatten();
+        assert!(
+            refused.clone().all(|status| status.code() == Some(4)),
+            "round {round}: {statuses:?}"
+        );
+        assert_eq!(refused.count(), 5, "round {round}");
+        let stream = UnixStream::connect(&socket).unwrap();
+        Driver::start(stream, 1).read(0, 0, 512);
+        for child in &mut children {
+            let _killed = child.kill();
+            child.wait().unwrap();
+        }
+        let left = fs::read_dir(place.dir.path()).unwrap().count();
+        assert_eq!(left, 4, "three layers and a socket, round {round}");
+    }
+}
+
+#[test]
 #[expect(
     clippy::too_many_lines,
     reason = "one table of all the ways to start wrongly"
