@@ -304,6 +304,23 @@ mod tests {
         assert!(!path.exists());
     }
 
+    /// Without the lock the other thread would have been done long before anybody looks.
+    #[test]
+    fn nothing_is_taken_for_stale_while_somebody_else_has_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vbd.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let lock = lock_directory(&open_directory(dir.path()).unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| BoundSocket::bind(&path));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(UnixStream::connect(&path).is_err(), "still the stale one");
+            drop(lock);
+            let _alive = other.join().unwrap().unwrap();
+            UnixStream::connect(&path).unwrap();
+        });
+    }
+
     #[test]
     fn other_files_and_impossible_paths_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
