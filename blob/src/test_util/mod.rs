@@ -68,6 +68,8 @@ pub enum Fault {
     Io,
     /// The read succeeds, with one bit of its first byte flipped.
     BitFlip,
+    /// The read fails with EINTR, as if nobody below had tried again.
+    Interrupted,
     /// The read fails like one of a file that has become shorter: part of the buffer is filled already.
     Short,
 }
@@ -115,6 +117,10 @@ impl<S: ReadAt> ReadAt for FaultyBlob<S> {
             let cause = io::Error::other("injected fault");
             return Err(ReadError::new(ReadErrorKind::Io, offset).with_source(cause));
         }
+        if spoiled && self.fault == Fault::Interrupted {
+            let cause = io::Error::from(io::ErrorKind::Interrupted);
+            return Err(ReadError::new(ReadErrorKind::Io, offset).with_source(cause));
+        }
         if spoiled && self.fault == Fault::Short {
             let half = buf.len() / 2;
             self.source.read_exact_at(&mut buf[..half], offset)?;
@@ -139,6 +145,8 @@ pub struct Stall {
 #[derive(Debug, Default)]
 struct StallState {
     closed: bool,
+    /// Reads that may still pass before it closes.
+    closes_in: Option<u64>,
     waiting: usize,
 }
 
@@ -152,9 +160,17 @@ impl Stall {
         self.state().closed = true;
     }
 
+    /// `reads` more reads come back, and then none.
+    pub fn close_after(&self, reads: u64) {
+        self.state().closes_in = Some(reads);
+    }
+
     /// All reads that wait, and all others, go on.
     pub fn open(&self) {
-        self.state().closed = false;
+        let mut state = self.state();
+        state.closed = false;
+        state.closes_in = None;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -165,6 +181,11 @@ impl Stall {
 
     fn pass(&self) {
         let mut state = self.state();
+        match state.closes_in {
+            Some(0) => state.closed = true,
+            Some(left) => state.closes_in = Some(left - 1),
+            None => {}
+        }
         state.waiting += 1;
         while state.closed {
             state = self

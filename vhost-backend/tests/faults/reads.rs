@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use blob::test_util::{Fault, FaultyBlob, noise};
+use blob::test_util::{Fault, FaultyBlob, Stall, StallingBlob, noise};
 use blob::{MemoryBlob, ReadAt};
 use image::{Image, Reader};
 use vhost_backend::device::Device;
 
-use crate::support::driver::Driver;
+use crate::house::wait_until;
+use crate::support::driver::{Driver, WRITE, eventfd};
+use crate::support::guest::BUFFERS;
 use crate::support::image::{device_with, layers};
 use crate::support::serve;
 use crate::trace::{Tally, boot, run};
@@ -19,7 +22,7 @@ type Faulty = Arc<FaultyBlob<MemoryBlob>>;
 /// Later than any read of a test.
 const NEVER: u64 = u64::MAX / 2;
 
-const FAULTS: [Fault; 3] = [Fault::Io, Fault::Short, Fault::BitFlip];
+const FAULTS: [Fault; 4] = [Fault::Io, Fault::Interrupted, Fault::Short, Fault::BitFlip];
 
 /// A device whose layers fail as they are told.
 fn device(fault: Fault) -> (Arc<Device>, Vec<Faulty>, Vec<u8>) {
@@ -73,6 +76,86 @@ fn every_read_of_a_boot_fails_once_in_every_way() {
     }
     println!("{trials} boots with one fault each");
     assert!(trials > 100);
+}
+
+/// A device whose layers all hang behind one stall.
+fn stalling() -> (Arc<Device>, Arc<Stall>, Vec<u8>) {
+    let (blobs, disk) = layers();
+    let stall = Arc::new(Stall::default());
+    let blobs = blobs.into_iter().map(|bytes| {
+        let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
+        (PathBuf::from("stalling"), Box::new(blob) as Box<dyn ReadAt>)
+    });
+    (device_with(blobs.collect()), stall, disk)
+}
+
+#[test]
+fn every_read_of_a_boot_stalls_once_and_is_right_all_the_same() {
+    let (device, stall, disk) = stalling();
+    let (stream, _served) = serve(&device);
+    let mut driver = Driver::start(stream, 1);
+    let reads = boot();
+    let mut stalls = 0;
+    loop {
+        stall.close_after(stalls);
+        let over = std::thread::scope(|scope| {
+            let boot = scope.spawn(|| run(&mut driver, &disk, &reads));
+            // Either a read hangs, or the boot has fewer reads than this.
+            while stall.waiting() == 0 && !boot.is_finished() {
+                std::thread::yield_now();
+            }
+            let over = boot.is_finished();
+            stall.open();
+            assert_eq!(boot.join().unwrap().failed, 0);
+            over
+        });
+        if over {
+            break;
+        }
+        stalls += 1;
+    }
+    println!("{stalls} boots with one stall each");
+    assert!(stalls > 30);
+}
+
+/// Every tenth, for each of them takes half a second by design.
+#[test]
+fn ring_stops_in_time_at_whatever_read_the_disk_hangs() {
+    let (device, stall, disk) = stalling();
+    for number in (0..40).step_by(10) {
+        let (stream, _served) = serve(&device);
+        let mut driver = Driver::start(stream, 1);
+        stall.close_after(number);
+        for (head, (sector, sectors)) in (0_u16..).zip(boot()).map(|(n, read)| (n * 3, read)) {
+            let area = BUFFERS + 0x4_0000 * u64::from(head / 3);
+            driver.header(area, 0, sector);
+            let pieces = [
+                (area, 16, 0),
+                (area + 0x1000, sectors * 512, WRITE),
+                (area + 0x100, 1, WRITE),
+            ];
+            driver.chain(0, head, &pieces);
+            driver.offer(0, head);
+        }
+        driver.kick(0);
+        wait_until("the disk to hang", || stall.waiting() == 1);
+        let start = Instant::now();
+        let position = driver.stop_ring(0);
+        assert!(start.elapsed() < Duration::from_secs(1), "{number}");
+        assert_eq!(position, driver.used_index(0), "nothing is half done");
+        stall.open();
+        driver.rings[0].kick = eventfd();
+        let offered = std::mem::replace(&mut driver.rings[0].next_avail, position);
+        driver.start_ring(0);
+        driver.rings[0].next_avail = offered;
+        for (number, (sector, sectors)) in boot().into_iter().enumerate() {
+            assert_eq!(driver.wait(0).used_len, sectors * 512 + 1);
+            let data = BUFFERS + 0x4_0000 * number as u64 + 0x1000;
+            let start = usize::try_from(sector).unwrap() * 512;
+            let data = driver.bytes(data, sectors as usize * 512);
+            assert!(data == disk[start..start + data.len()], "read {number}");
+        }
+    }
 }
 
 #[test]
