@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use vhost_backend::device::Device;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::bench::{
-    self, Bench, Dice, PATIENCE, QUIET, USED, area, memfd, negotiate, remove_piece, start,
+    self, Bench, Dice, PATIENCE, QUIET, USED, area, memfd, negotiate, remove_piece, shared,
+    stalling, start, start_on,
 };
 use crate::dirty_log::{FIELD, Log, PAGE, copier, pages};
 use crate::program::Place;
 use crate::registry::line;
 use crate::support::client::{
     ADD_MEM_REG, GET_FEATURES, GET_PROTOCOL_FEATURES, REM_MEM_REG, RESET_DEVICE, SET_FEATURES,
-    SET_LOG_BASE, SET_VRING_ADDR,
+    SET_LOG_BASE, SET_VRING_ADDR, SET_VRING_KICK,
 };
 use crate::support::driver::{Driver, LOG_ALL, LOG_LEN_BYTES, WRITE, readable};
 use crate::support::guest::{BORDER, BUFFERS, END};
@@ -53,6 +55,7 @@ line! {
     "C-08.25" "a log of a terabyte of addresses" => far_up,
     "C-08.26" "SET_LOG_BASE is answered once" => one_answer,
     "C-08.27" "a thousand logs leave nothing" => descriptors,
+    "C-08.28" "whoever dies behind a used index has marked it" => marks_outlive_a_kill,
 }
 
 /// Pages of the used ring of ring `at`.
@@ -68,7 +71,11 @@ fn log_all(bench: &mut Bench, on: bool) {
 
 /// `rings` rings that run, and a log that is in use and empty.
 fn logging(rings: u32) -> (Bench, Log) {
-    let mut bench = start(rings);
+    logging_on(&shared().0, rings)
+}
+
+fn logging_on(device: &Arc<Device>, rings: u32) -> (Bench, Log) {
+    let mut bench = start_on(device, rings);
     let log = Log::new(LOG_LEN_BYTES);
     bench.driver.client.set_log(&log.file, 0, log.len);
     log_all(&mut bench, true);
@@ -193,26 +200,31 @@ fn used_elsewhere() {
 }
 
 fn marks_before_index() {
-    let (mut bench, log) = logging(1);
+    let (device, stall) = stalling();
+    let (mut bench, log) = logging_on(&device, 1);
+    // Where the guest has no memory at all.
     let elsewhere = 0x3000_0ffc;
     tell_logged_addresses(&mut bench, elsewhere);
-    for round in 0..1500_u64 {
-        let deadline = Instant::now() + PATIENCE;
+    for round in 0..500_u64 {
         let data = FIELD + PAGE * (round % 500);
-        place_to(&mut bench, 0, 0, 500 + round % 1000, (data, 4096));
-        let expected: Vec<u64> = pages(data, 4096)
-            .chain(pages(area(0, 0) + 0x20, 1))
+        place_to(&mut bench, 0, 0, 50, (data, 4096));
+        // The used ring first: what is written last is marked last.
+        let expected: Vec<u64> = pages(elsewhere, 6 + 8 * 128)
             .chain(used_pages(&bench, 0))
-            .chain(pages(elsewhere, 6 + 8 * 128))
+            .chain(pages(area(0, 0) + 0x20, 1))
+            .chain(pages(data, 4096))
             .collect();
-        log.take();
         let used = bench.driver.used_index(0);
-        // A ring that has not yet gone to sleep takes it at once.
+        stall.close();
         bench.driver.offer(0, 0);
         bench.driver.kick(0);
+        bench::wait_until("a read that hangs", || stall.waiting() == 1);
+        // Everything that the answer marks is still to come.
+        log.take();
+        let deadline = Instant::now() + PATIENCE;
+        stall.open();
         while bench.driver.used_index(0) == used {
             assert!(Instant::now() < deadline, "an answer");
-            std::hint::spin_loop();
         }
         let missing: Vec<&u64> = expected
             .iter()
@@ -555,7 +567,7 @@ fn used_beyond() {
     tell_logged_addresses(&mut bench, 0x3000_0000);
     let kick = bench.driver.rings[0].kick.try_clone().unwrap();
     let client = &mut bench.driver.client;
-    client.tell_ring_file(crate::support::client::SET_VRING_KICK, 0, Some(&kick));
+    client.tell_ring_file(SET_VRING_KICK, 0, Some(&kick));
     bench.expect_read(0, 0, 500);
 }
 
@@ -610,4 +622,82 @@ fn descriptors() {
     }
     place.check_read(&mut driver, 0);
     program.demand_no_more_than(before);
+}
+
+#[cfg(not(feature = "kill-points"))]
+fn marks_outlive_a_kill() {
+    crate::program::skip_without_kill_points("C-08.28");
+}
+
+/// The process dies between the used index of a read and everything it does afterwards. Before that read it answers
+/// a request that needs no disk, so that nothing but the read itself marks what is looked at.
+#[cfg(feature = "kill-points")]
+fn marks_outlive_a_kill() {
+    let mut valid = 0;
+    for _ in 0..20 {
+        let place = Place::new();
+        let point = vhost_backend::killpoint::Point::AfterUsedIndex;
+        let mut program = place.serve_dying_at(point, 2);
+        let mut bench = start(0);
+        bench.driver.client = crate::support::client::Client::new(program.connect());
+        let log = hand_over(&mut bench);
+        bench.driver.add_ring(0, 128);
+        let elsewhere = 0x3000_0ffc;
+        tell_logged_addresses(&mut bench, elsewhere);
+        bench::wait_until("the start", || bench.take_interrupts(0) > 0);
+        bench.driver.client.vring_base(0);
+        bench.take_interrupts(0);
+        // A serial, and then most of the disk.
+        bench.driver.header(bench::HEADER, 8, 0);
+        let status = (bench::STATUS, 1, WRITE);
+        bench.driver.chain(0, 0, &[(bench::HEADER, 16, 0), status]);
+        place_to(&mut bench, 0, 1, 0, (FIELD, 0x20_0000));
+        bench.driver.offer(0, 0);
+        bench.driver.offer(0, 3);
+        bench.driver.want_interrupt(0);
+        let kick = bench.driver.rings[0].kick.try_clone().unwrap();
+        let client = &mut bench.driver.client;
+        client.send(SET_VRING_KICK, 1, &0_u64.to_le_bytes(), &[&kick]);
+        // One for the start, one for the serial: then it has done with that.
+        let mut interrupts = 0;
+        bench::wait_until("the serial", || {
+            interrupts += bench.take_interrupts(0);
+            interrupts >= 2 || bench.driver.used_index(0) > 1
+        });
+        log.take();
+        let in_time = bench.driver.used_index(0) == 1 && interrupts >= 2;
+        bench::wait_until("the death", || program.child.try_wait().unwrap().is_some());
+        if !in_time {
+            continue;
+        }
+        assert_eq!(bench.driver.used_index(0), 2);
+        let expected = pages(elsewhere, 6 + 8 * 128)
+            .chain(used_pages(&bench, 0))
+            .chain(pages(area(0, 1) + 0x20, 1))
+            .chain(pages(FIELD, 0x20_0000));
+        let missing: Vec<u64> = expected.filter(|page| !log.is_marked(*page)).collect();
+        assert!(missing.is_empty(), "{missing:x?}");
+        valid += 1;
+        if valid == 3 {
+            return;
+        }
+    }
+    assert!(valid > 0, "the log was never emptied in time");
+}
+
+/// Negotiates everything with the backend behind the driver's client, and hands over memory and a log in use.
+#[cfg(feature = "kill-points")]
+fn hand_over(bench: &mut Bench) -> Log {
+    use crate::support::client::SET_PROTOCOL_FEATURES;
+    let client = &mut bench.driver.client;
+    let offered = client.ask_u64(GET_FEATURES);
+    let protocol = client.ask_u64(GET_PROTOCOL_FEATURES);
+    client.tell_u64(SET_PROTOCOL_FEATURES, protocol);
+    client.acknowledge = true;
+    let log = Log::new(LOG_LEN_BYTES);
+    client.set_log(&log.file, 0, log.len);
+    client.tell_u64(SET_FEATURES, offered);
+    bench.driver.features = offered & !LOG_ALL;
+    bench.driver.hand_over_table(0);
+    log
 }

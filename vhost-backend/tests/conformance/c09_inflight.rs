@@ -48,6 +48,7 @@ line! {
     "C-09.25" "a batch list that lies harms nobody" => lying_list,
     "C-09.26" "entries that lie break at most their own ring" => lying_entries,
     "C-09.27" "a thousand maps leave nothing" => descriptors,
+    "C-09.28" "whoever dies at any point leaves a map that says where" => map_at_every_point,
 }
 
 /// A session with a map for `queues` queues, and as many rings running.
@@ -537,4 +538,42 @@ fn descriptors() {
     }
     place.check_read(&mut driver, 0);
     program.demand_no_more_than(before);
+}
+
+#[cfg(not(feature = "kill-points"))]
+fn map_at_every_point() {
+    crate::program::skip_without_kill_points("C-09.28");
+}
+
+#[cfg(feature = "kill-points")]
+fn map_at_every_point() {
+    use crate::bench::{DATA, HEADER, STATUS};
+    use crate::support::driver::WRITE;
+    use vhost_backend::killpoint::Point;
+    let head = 3;
+    for point in Point::ALL {
+        let place = Place::new();
+        let mut program = place.serve_dying_at(point, 1);
+        let mut driver = Driver::start(program.connect(), 0);
+        let map = driver.client.get_inflight(1, 128);
+        driver.add_ring(0, 128);
+        let pieces = [(HEADER, 16, 0), (DATA, 512, WRITE), (STATUS, 1, WRITE)];
+        driver.header(HEADER, 0, 500);
+        driver.chain(0, head, &pieces);
+        driver.offer(0, head);
+        driver.kick(0);
+        wait_until("the death", || program.child.try_wait().unwrap().is_some());
+        let part = part(&map, 0, 1);
+        let taken = !matches!(point, Point::AfterPop | Point::AfterClear);
+        let expected = if taken { vec![head] } else { vec![] };
+        assert_eq!(part.in_flight(), expected, "{point:?}");
+        // The index of the guest says that it was answered; the map says so when it is settled.
+        let answered = matches!(point, Point::AfterUsedIndex | Point::AfterClear);
+        assert_eq!(driver.used_index(0), u16::from(answered), "{point:?}");
+        let settled = point == Point::AfterClear;
+        assert_eq!(part.u16(USED_INDEX), u16::from(settled), "{point:?}");
+        if answered {
+            assert_eq!(part.u16(LAST_BATCH_HEAD), head, "{point:?}");
+        }
+    }
 }

@@ -65,9 +65,31 @@ impl Place {
 
     /// A program that serves the usual layers, once it answers.
     pub(crate) fn serve(&self) -> Program {
-        let socket = self.path("vbd.sock");
         let args = ["--socket", &self.text("vbd.sock"), "--layers"];
         let child = self.spawn(&[&args[..], &[&self.layers()]].concat());
+        self.once_it_answers(child)
+    }
+
+    /// The same, but it dies when a request comes to this point for the `count`th time.
+    #[cfg(feature = "kill-points")]
+    pub(crate) fn serve_dying_at(
+        &self,
+        point: vhost_backend::killpoint::Point,
+        count: u32,
+    ) -> Program {
+        let child = Command::new(PROGRAM)
+            .env("VBD_KILL_AT", format!("{}:{count}", point.name()))
+            .args(["--socket", &self.text("vbd.sock"), "--layers"])
+            .arg(self.layers())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.once_it_answers(child)
+    }
+
+    fn once_it_answers(&self, child: Child) -> Program {
+        let socket = self.path("vbd.sock");
         let program = Program { child, socket };
         wait_until("an answer", || UnixStream::connect(&program.socket).is_ok());
         program
@@ -155,4 +177,12 @@ pub(crate) fn run(args: &[&str]) -> Output {
 
 pub(crate) fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+/// Says aloud, past the capture of the test runner, that a check needs the named points.
+#[cfg(not(feature = "kill-points"))]
+pub(crate) fn skip_without_kill_points(check: &str) {
+    use std::io::Write;
+    let why = format!("SKIPPED: {check} needs --features kill-points\n");
+    std::io::stderr().write_all(why.as_bytes()).unwrap();
 }
