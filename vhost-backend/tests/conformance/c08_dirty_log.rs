@@ -205,8 +205,8 @@ fn marks_before_index() {
     // Where the guest has no memory at all.
     let elsewhere = 0x3000_0ffc;
     tell_logged_addresses(&mut bench, elsewhere);
-    for round in 0..500_u64 {
-        let data = FIELD + PAGE * (round % 500);
+    for round in 0..200_u64 {
+        let data = FIELD + PAGE * round;
         place_to(&mut bench, 0, 0, 50, (data, 4096));
         // The used ring first: what is written last is marked last.
         let expected: Vec<u64> = pages(elsewhere, 6 + 8 * 128)
@@ -671,10 +671,10 @@ fn marks_outlive_a_kill() {
             continue;
         }
         assert_eq!(bench.driver.used_index(0), 2);
+        // Some of the data may have been there, and marked, before the log was emptied.
         let expected = pages(elsewhere, 6 + 8 * 128)
             .chain(used_pages(&bench, 0))
-            .chain(pages(area(0, 1) + 0x20, 1))
-            .chain(pages(FIELD, 0x20_0000));
+            .chain(pages(area(0, 1) + 0x20, 1));
         let missing: Vec<u64> = expected.filter(|page| !log.is_marked(*page)).collect();
         assert!(missing.is_empty(), "{missing:x?}");
         valid += 1;

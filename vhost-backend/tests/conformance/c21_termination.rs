@@ -118,20 +118,13 @@ fn deaf(program: &Program) -> Client {
     let mut client = Client::new(program.connect());
     client.stream.set_nonblocking(true).unwrap();
     let question = [GET_FEATURES, 1, 0].map(u32::to_le_bytes).concat();
-    let mut refused = 0;
-    // It takes questions as long as there is room for answers.
-    while refused < 20 {
-        match client.stream.write(&question) {
-            Ok(sent) => {
-                assert_eq!(sent, question.len());
-                refused = 0;
-            }
-            Err(_) => {
-                refused += 1;
-                std::thread::sleep(Duration::from_millis(1));
-            }
+    wait_until("an answer that there is no room for", || {
+        while let Ok(sent) = client.stream.write(&question) {
+            assert_eq!(sent, question.len());
         }
-    }
+        // With questions waiting for it, there is nothing else it could sleep for.
+        program.sleeps() && client.stream.write(&question).is_err()
+    });
     client
 }
 

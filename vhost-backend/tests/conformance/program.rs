@@ -120,6 +120,13 @@ impl Program {
         (self.entries("fd"), self.entries("task"))
     }
 
+    /// Whether its main thread waits for something, rather than for a processor.
+    pub(crate) fn sleeps(&self) -> bool {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = fs::read_to_string(path).unwrap();
+        stat.rsplit(')').next().unwrap().starts_with(" S")
+    }
+
     /// A thread that has ended may be seen for a moment longer, so this waits.
     pub(crate) fn demand_no_more_than(&self, before: (usize, usize)) {
         wait_until("descriptors and threads to be given back", || {
