@@ -6,19 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use vhost_backend::device::Device;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::bench::{
-    self, Bench, Dice, PATIENCE, QUIET, USED, area, memfd, negotiate, remove_piece, shared,
-    stalling, start, start_on,
+    self, Bench, Dice, PATIENCE, QUIET, area, memfd, negotiate, remove_piece, stalling, start,
 };
-use crate::dirty_log::{FIELD, Log, PAGE, copier, pages};
+use crate::dirty_log::{
+    FIELD, Log, PAGE, copier, log_all, logging, logging_on, offer_to, pages, place_to,
+    tell_logged_addresses, used_pages,
+};
 use crate::program::Place;
 use crate::registry::line;
 use crate::support::client::{
     ADD_MEM_REG, GET_FEATURES, GET_PROTOCOL_FEATURES, REM_MEM_REG, RESET_DEVICE, SET_FEATURES,
-    SET_LOG_BASE, SET_VRING_ADDR, SET_VRING_KICK,
+    SET_LOG_BASE, SET_VRING_KICK,
 };
 use crate::support::driver::{Driver, LOG_ALL, LOG_LEN_BYTES, WRITE, readable};
 use crate::support::guest::{BORDER, BUFFERS, END};
@@ -55,32 +56,7 @@ line! {
     "C-08.25" "a log of a terabyte of addresses" => far_up,
     "C-08.26" "SET_LOG_BASE is answered once" => one_answer,
     "C-08.27" "a thousand logs leave nothing" => descriptors,
-    "C-08.28" "whoever dies behind a used index has marked it" => marks_outlive_a_kill,
-}
-
-/// Pages of the used ring of ring `at`.
-fn used_pages(bench: &Bench, at: usize) -> impl Iterator<Item = u64> {
-    let ring = &bench.driver.rings[at];
-    pages(ring.base + USED, 6 + 8 * u64::from(ring.size))
-}
-
-fn log_all(bench: &mut Bench, on: bool) {
-    let features = bench.driver.features | if on { LOG_ALL } else { 0 };
-    bench.driver.client.tell_u64(SET_FEATURES, features);
-}
-
-/// `rings` rings that run, and a log that is in use and empty.
-fn logging(rings: u32) -> (Bench, Log) {
-    logging_on(&shared().0, rings)
-}
-
-fn logging_on(device: &Arc<Device>, rings: u32) -> (Bench, Log) {
-    let mut bench = start_on(device, rings);
-    let log = Log::new(LOG_LEN_BYTES);
-    bench.driver.client.set_log(&log.file, 0, log.len);
-    log_all(&mut bench, true);
-    (0..rings as usize).for_each(|at| bench.demand_runs(at));
-    (bench, log)
+    "C-08.28" "whoever dies behind a used index has marked it" => crate::c08_killed::marks_outlive_a_kill,
 }
 
 /// Pages that differ between two snapshots of guest memory.
@@ -98,20 +74,6 @@ fn changed(bench: &Bench, before: &[Vec<u8>], after: &[Vec<u8>]) -> BTreeSet<u64
             differ.map(|(number, _)| piece.guest / PAGE + number as u64)
         })
         .collect()
-}
-
-/// Places a read of `len` bytes to `data` in `slot` of ring `at` and makes it available.
-fn offer_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, data: (u64, u32)) {
-    place_to(bench, at, slot, sector, data);
-    bench.driver.offer(at, 3 * slot);
-}
-
-fn place_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, (data, len): (u64, u32)) {
-    bench.place_read(at, slot, sector);
-    bench.driver.fill(data, len as usize, 0xEE);
-    bench
-        .driver
-        .descriptor(at, 3 * slot + 1, (data, len, 1 | WRITE, 3 * slot + 2));
 }
 
 /// Random reads on three rings; returns pages that changed, that were marked, and that were allowed to be.
@@ -173,17 +135,6 @@ fn marks_no_other() {
         let more: Vec<_> = marked.difference(&allowed).collect();
         assert!(more.is_empty(), "marked for nothing: {more:x?}");
     }
-}
-
-/// The addresses of ring 0, and that its used ring is to be logged at `log`.
-fn tell_logged_addresses(bench: &mut Bench, log: u64) {
-    let base = bench.driver.rings[0].base;
-    let mut payload = [0, 1].map(u32::to_le_bytes).concat();
-    for part in [base, base + USED, base + bench::AVAIL] {
-        payload.extend(bench.driver.guest.user(part).to_le_bytes());
-    }
-    payload.extend(log.to_le_bytes());
-    bench.driver.client.tell(SET_VRING_ADDR, &payload, &[]);
 }
 
 fn used_elsewhere() {
@@ -622,82 +573,4 @@ fn descriptors() {
     }
     place.check_read(&mut driver, 0);
     program.demand_no_more_than(before);
-}
-
-#[cfg(not(feature = "kill-points"))]
-fn marks_outlive_a_kill() {
-    crate::program::skip_without_kill_points("C-08.28");
-}
-
-/// The process dies between the used index of a read and everything it does afterwards. Before that read it answers
-/// a request that needs no disk, so that nothing but the read itself marks what is looked at.
-#[cfg(feature = "kill-points")]
-fn marks_outlive_a_kill() {
-    let mut valid = 0;
-    for _ in 0..20 {
-        let place = Place::new();
-        let point = vhost_backend::killpoint::Point::AfterUsedIndex;
-        let mut program = place.serve_dying_at(point, 2);
-        let mut bench = start(0);
-        bench.driver.client = crate::support::client::Client::new(program.connect());
-        let log = hand_over(&mut bench);
-        bench.driver.add_ring(0, 128);
-        let elsewhere = 0x3000_0ffc;
-        tell_logged_addresses(&mut bench, elsewhere);
-        bench::wait_until("the start", || bench.take_interrupts(0) > 0);
-        bench.driver.client.vring_base(0);
-        bench.take_interrupts(0);
-        // A serial, and then most of the disk.
-        bench.driver.header(bench::HEADER, 8, 0);
-        let status = (bench::STATUS, 1, WRITE);
-        bench.driver.chain(0, 0, &[(bench::HEADER, 16, 0), status]);
-        place_to(&mut bench, 0, 1, 0, (FIELD, 0x20_0000));
-        bench.driver.offer(0, 0);
-        bench.driver.offer(0, 3);
-        bench.driver.want_interrupt(0);
-        let kick = bench.driver.rings[0].kick.try_clone().unwrap();
-        let client = &mut bench.driver.client;
-        client.send(SET_VRING_KICK, 1, &0_u64.to_le_bytes(), &[&kick]);
-        // One for the start, one for the serial: then it has done with that.
-        let mut interrupts = 0;
-        bench::wait_until("the serial", || {
-            interrupts += bench.take_interrupts(0);
-            interrupts >= 2 || bench.driver.used_index(0) > 1
-        });
-        log.take();
-        let in_time = bench.driver.used_index(0) == 1 && interrupts >= 2;
-        bench::wait_until("the death", || program.child.try_wait().unwrap().is_some());
-        if !in_time {
-            continue;
-        }
-        assert_eq!(bench.driver.used_index(0), 2);
-        // Some of the data may have been there, and marked, before the log was emptied.
-        let expected = pages(elsewhere, 6 + 8 * 128)
-            .chain(used_pages(&bench, 0))
-            .chain(pages(area(0, 1) + 0x20, 1));
-        let missing: Vec<u64> = expected.filter(|page| !log.is_marked(*page)).collect();
-        assert!(missing.is_empty(), "{missing:x?}");
-        valid += 1;
-        if valid == 3 {
-            return;
-        }
-    }
-    assert!(valid > 0, "the log was never emptied in time");
-}
-
-/// Negotiates everything with the backend behind the driver's client, and hands over memory and a log in use.
-#[cfg(feature = "kill-points")]
-fn hand_over(bench: &mut Bench) -> Log {
-    use crate::support::client::SET_PROTOCOL_FEATURES;
-    let client = &mut bench.driver.client;
-    let offered = client.ask_u64(GET_FEATURES);
-    let protocol = client.ask_u64(GET_PROTOCOL_FEATURES);
-    client.tell_u64(SET_PROTOCOL_FEATURES, protocol);
-    client.acknowledge = true;
-    let log = Log::new(LOG_LEN_BYTES);
-    client.set_log(&log.file, 0, log.len);
-    client.tell_u64(SET_FEATURES, offered);
-    bench.driver.features = offered & !LOG_ALL;
-    bench.driver.hand_over_table(0);
-    log
 }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
+use vhost_backend::device::Device;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, MmapRegion, VolatileMemory};
 
-use crate::bench::memfd;
+use crate::bench::{AVAIL, Bench, USED, memfd, shared, start_on};
+use crate::support::client::{SET_FEATURES, SET_VRING_ADDR};
+use crate::support::driver::{LOG_ALL, LOG_LEN_BYTES, WRITE};
 use crate::support::guest::{BUFFERS, END};
 
 pub(crate) const PAGE: u64 = 4096;
@@ -83,4 +86,60 @@ pub(crate) fn copier(
             }
         }
     })
+}
+
+/// Pages of the used ring of ring `at`.
+pub(crate) fn used_pages(bench: &Bench, at: usize) -> impl Iterator<Item = u64> {
+    let ring = &bench.driver.rings[at];
+    pages(ring.base + USED, 6 + 8 * u64::from(ring.size))
+}
+
+pub(crate) fn log_all(bench: &mut Bench, on: bool) {
+    let features = bench.driver.features | if on { LOG_ALL } else { 0 };
+    bench.driver.client.tell_u64(SET_FEATURES, features);
+}
+
+/// `rings` rings that run, and a log that is in use and empty.
+pub(crate) fn logging(rings: u32) -> (Bench, Log) {
+    logging_on(&shared().0, rings)
+}
+
+pub(crate) fn logging_on(device: &Arc<Device>, rings: u32) -> (Bench, Log) {
+    let mut bench = start_on(device, rings);
+    let log = Log::new(LOG_LEN_BYTES);
+    bench.driver.client.set_log(&log.file, 0, log.len);
+    log_all(&mut bench, true);
+    (0..rings as usize).for_each(|at| bench.demand_runs(at));
+    (bench, log)
+}
+
+/// Places a read of `len` bytes to `data` in `slot` of ring `at` and makes it available.
+pub(crate) fn offer_to(bench: &mut Bench, at: usize, slot: u16, sector: u64, data: (u64, u32)) {
+    place_to(bench, at, slot, sector, data);
+    bench.driver.offer(at, 3 * slot);
+}
+
+pub(crate) fn place_to(
+    bench: &mut Bench,
+    at: usize,
+    slot: u16,
+    sector: u64,
+    (data, len): (u64, u32),
+) {
+    bench.place_read(at, slot, sector);
+    bench.driver.fill(data, len as usize, 0xEE);
+    bench
+        .driver
+        .descriptor(at, 3 * slot + 1, (data, len, 1 | WRITE, 3 * slot + 2));
+}
+
+/// The addresses of ring 0, and that its used ring is to be logged at `log`.
+pub(crate) fn tell_logged_addresses(bench: &mut Bench, log: u64) {
+    let base = bench.driver.rings[0].base;
+    let mut payload = [0, 1].map(u32::to_le_bytes).concat();
+    for part in [base, base + USED, base + AVAIL] {
+        payload.extend(bench.driver.guest.user(part).to_le_bytes());
+    }
+    payload.extend(log.to_le_bytes());
+    bench.driver.client.tell(SET_VRING_ADDR, &payload, &[]);
 }

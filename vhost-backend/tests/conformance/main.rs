@@ -30,6 +30,7 @@ mod c04_restarting;
 mod c06_memory_table;
 mod c07_memory_regions;
 mod c08_dirty_log;
+mod c08_killed;
 mod c09_inflight;
 mod c10_offers;
 mod c11_config;
