@@ -13,7 +13,7 @@ use image::{Image, ImageConfig, Shown};
 use crate::args::Args;
 use crate::device::Device;
 use crate::limits::DeviceLimits;
-use crate::server::{BoundSocket, Door, Inherited, Shutdown, activated_fd};
+use crate::server::{BoundSocket, Door, Inherited, Shutdown, activated_fd, is_exhaustion};
 
 /// What kind of failure ended the program; the kind decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,13 +140,8 @@ impl DoorChoice {
 
 /// What the system has run out of is no fault of the image.
 fn failure_to_open(error: anyhow::Error) -> Failure {
-    use rustix::io::Errno;
-    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
-    let codes = error.chain().filter_map(|cause| {
-        let cause = cause.downcast_ref::<std::io::Error>()?;
-        cause.raw_os_error()
-    });
-    let kind = match codes.into_iter().any(|code| exhausted.contains(&code)) {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    let kind = match causes.any(is_exhaustion) {
         true => FailureKind::Environment,
         false => FailureKind::Image,
     };

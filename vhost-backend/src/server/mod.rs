@@ -11,12 +11,16 @@ pub use socket::{BoundSocket, SocketError, SocketFile};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::device::Device;
 use crate::rate_limit::RateLimit;
 use crate::session;
+
+/// Before the next attempt to accept when the system has run out of descriptors or memory. Short enough for SIGTERM.
+const EXHAUSTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where front-ends come from.
 #[derive(Debug)]
@@ -55,10 +59,26 @@ pub fn serve(door: Door, device: &Arc<Device>, shutdown: &Shutdown) -> io::Resul
                     io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
                 ) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The system has run out of something for now: whoever connects waits a little longer.
+            Err(error) if is_exhaustion(&error) => {
+                if let Some(suppressed) = log.admit() {
+                    tracing::warn!(suppressed, "no front-end can be accepted now: {error}");
+                }
+                std::thread::sleep(EXHAUSTION_PAUSE);
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whether the system has run out of descriptors or memory, which may be otherwise in a moment.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    exhausted
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn serve_connection(

@@ -82,6 +82,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn get_features(&mut self) -> Result<u64> {
+        self.features_asked = true;
         Ok(OFFERED_FEATURES)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use vhost::vhost_user::message::{FrontendReq, VhostUserProtocolFeatures};
+use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::device::Device;
@@ -109,7 +109,7 @@ fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
 /// Whether the front-end got an answer to `message`, which was refused.
 fn was_acknowledged(message: &Peek, session: &Session) -> bool {
     message.needs_reply()
-        && session.acked(VhostUserProtocolFeatures::REPLY_ACK)
+        && session.acknowledges()
         && FrontendReq::try_from(message.request)
             .is_ok_and(|request| ACKNOWLEDGED.contains(&request))
 }

@@ -46,6 +46,8 @@ pub struct Session {
     backend_channel: Option<Backend>,
     /// Whether the message at hand was understood and refused.
     refused: bool,
+    /// Whether GET_FEATURES was ever said. The message crate acknowledges nothing before that.
+    features_asked: bool,
 }
 
 /// What all rings of a session have in common.
@@ -118,11 +120,16 @@ impl Session {
             log,
             backend_channel: None,
             refused: false,
+            features_asked: false,
         })
     }
 
-    fn acked(&self, feature: VhostUserProtocolFeatures) -> bool {
-        self.surroundings.acked(feature)
+    /// Whether messages that ask for it are acknowledged.
+    fn acknowledges(&self) -> bool {
+        self.features_asked
+            && self
+                .surroundings
+                .acked(VhostUserProtocolFeatures::REPLY_ACK)
     }
 
     /// Changes one ring with its worker stopped, and starts it again if it can run.

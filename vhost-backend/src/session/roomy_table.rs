@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use vhost::vhost_user::message::{VhostUserMemoryRegion, VhostUserProtocolFeatures};
+use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result, VhostUserBackendReqHandlerMut};
 
 use crate::session::Session;
@@ -71,7 +71,7 @@ impl RoomyTable {
             .collect();
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         let result = session.set_mem_table(&regions, files, None);
-        if self.wants_reply && session.acked(VhostUserProtocolFeatures::REPLY_ACK) {
+        if self.wants_reply && session.acknowledges() {
             acknowledge(stream, result.is_ok())?;
         }
         result.map(|_| ())

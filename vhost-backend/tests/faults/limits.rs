@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+
 use crate::house::{House, wait_until};
 use crate::skipped;
 use crate::support::driver::{Driver, readable};
@@ -45,6 +47,24 @@ fn descriptors_that_run_out_cost_a_ring_and_come_back() {
         house.usage().files <= files.min(12)
     });
     let mut driver = Driver::start(house.connect(), 2);
+    demand_work(&mut driver, &house);
+}
+
+#[test]
+fn front_end_that_cannot_be_accepted_waits_until_it_can() {
+    let house = House::new();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| {
+        let limit = Rlimit { current, maximum };
+        prlimit(Some(house.process()), Resource::Nofile, limit).unwrap()
+    };
+    let before = limit(Some(3));
+    let stream = house.connect();
+    wait_until("the daemon to say so", || {
+        house.log().contains("no front-end can be accepted now")
+    });
+    limit(before.current);
+    let mut driver = Driver::start(stream, 1);
     demand_work(&mut driver, &house);
 }
 

@@ -524,6 +524,18 @@ fn refused_message_is_acknowledged_as_refused_and_changes_nothing() {
     assert_eq!(served.end(), End::Refused);
 }
 
+/// The message crate acknowledges nothing before GET_FEATURES, whatever was negotiated.
+#[test]
+fn refusal_that_nobody_would_hear_of_ends_the_session() {
+    let (device, _disk) = device();
+    let (stream, served) = serve(&device);
+    let mut client = Client::new(stream);
+    client.tell_u64(SET_PROTOCOL_FEATURES, REPLY_ACK);
+    client.send(SET_VRING_NUM, 1 | 8, &pair(0, 3), &[]);
+    assert!(client.is_closed());
+    assert_eq!(served.end(), End::Refused);
+}
+
 #[test]
 fn unknown_and_unoffered_messages_end_the_connection_and_nothing_else() {
     let (device, disk) = device();
