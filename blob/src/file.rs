@@ -1,11 +1,13 @@
 //! A local file or block device.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
 
@@ -18,7 +20,26 @@ use crate::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
 pub struct FileBlob {
     file: File,
     len_bytes: u64,
+    promptness: Promptness,
 }
+
+/// How the file can be read without waiting for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Promptness {
+    /// The file system can be told not to wait.
+    OnDemand,
+    /// It lives in memory, and there is nothing to wait for.
+    Always,
+    /// Nobody knows when a read waits.
+    Unknown,
+}
+
+/// File systems in memory (statfs(2)): they know no reads that do not wait, for theirs never do.
+const MEMORY_FILE_SYSTEMS: [i64; 3] = [
+    0x0102_1994, // tmpfs
+    0x8584_58F6, // ramfs
+    0x9584_58F6, // hugetlbfs
+];
 
 /// Why a path cannot serve as a blob.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +91,57 @@ impl FileBlob {
                 found: file_type_name(file_type),
             });
         };
-        Ok(Self { file, len_bytes })
+        let promptness = promptness(&file);
+        Ok(Self {
+            file,
+            len_bytes,
+            promptness,
+        })
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The flags for a read that does not wait for a device, if there can be one.
+    #[must_use]
+    pub fn ready_read_flags(&self) -> Option<ReadWriteFlags> {
+        match self.promptness {
+            Promptness::OnDemand => Some(ReadWriteFlags::NOWAIT),
+            Promptness::Always => Some(ReadWriteFlags::empty()),
+            Promptness::Unknown => None,
+        }
+    }
+
+    /// What a read means that found the end of the file at byte `offset`, where the file was longer when it was
+    /// opened.
+    #[must_use]
+    pub fn shortened(offset: u64) -> ReadError {
+        let cause = io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file has become shorter since it was opened",
+        );
+        ReadError::new(ReadErrorKind::Io, offset).with_source(cause)
+    }
+}
+
+/// Tries a read that does not wait: file systems that know none say so.
+fn promptness(file: &File) -> Promptness {
+    let mut byte = [0];
+    let tried = rustix::io::preadv2(
+        file,
+        &mut [IoSliceMut::new(&mut byte)],
+        0,
+        ReadWriteFlags::NOWAIT,
+    );
+    match tried {
+        Ok(_) | Err(Errno::AGAIN) => Promptness::OnDemand,
+        Err(_) => match rustix::fs::fstatfs(file) {
+            Ok(stat) if MEMORY_FILE_SYSTEMS.contains(&stat.f_type) => Promptness::Always,
+            _ => Promptness::Unknown,
+        },
     }
 }
 
@@ -103,16 +174,32 @@ impl ReadAt for FileBlob {
             return Err(ReadError::new(ReadErrorKind::OutOfRange, offset));
         }
         // `FileExt::read_exact_at` goes on after EINTR and after short reads, and fails at the end of file.
-        self.file.read_exact_at(buf, offset).map_err(|error| {
-            let error = match error.kind() {
-                io::ErrorKind::UnexpectedEof => io::Error::new(
-                    error.kind(),
-                    "the file has become shorter since it was opened",
-                ),
-                _ => error,
-            };
-            ReadError::new(ReadErrorKind::Io, offset).with_source(error)
-        })
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Self::shortened(offset),
+                _ => ReadError::new(ReadErrorKind::Io, offset).with_source(error),
+            })
+    }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        let inside = range_is_inside(offset, buf.len(), self.len_bytes);
+        let Some(flags) = self.ready_read_flags().filter(|_| inside) else {
+            return 0;
+        };
+        let read = rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], offset, flags);
+        read.unwrap_or(0)
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        Some((self, 0))
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        if let Some(len) = NonZeroU64::new(len_bytes) {
+            // Advice is free to be ignored.
+            let _advised = rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed);
+        }
     }
 }
 
@@ -132,6 +219,29 @@ mod tests {
         let bytes = test_util::noise(10_000, 7);
         let file = file_with(&bytes);
         test_util::conformance(&FileBlob::open(file.path()).unwrap(), &bytes);
+    }
+
+    #[test]
+    fn what_is_at_hand_is_a_beginning_of_what_is_there() {
+        let bytes = test_util::noise(10_000, 7);
+        let shm = Path::new("/dev/shm");
+        let dirs = [std::env::temp_dir(), shm.to_owned()];
+        for dir in dirs.iter().filter(|dir| dir.is_dir()) {
+            let file = tempfile::NamedTempFile::new_in(dir).unwrap();
+            std::fs::write(file.path(), &bytes).unwrap();
+            let blob = FileBlob::open(file.path()).unwrap();
+            assert_eq!(blob.file_range().unwrap().1, 0);
+            blob.will_need(0, 10_000);
+            let mut buf = [0; 5000];
+            let len = blob.read_ready_at(&mut buf, 4999);
+            assert_eq!(buf[..len], bytes[4999..][..len]);
+            // It has just been written, so wherever it can be told that it is in memory, it is.
+            assert_eq!(len == 5000, blob.ready_read_flags().is_some(), "{dir:?}");
+            assert_eq!(blob.read_ready_at(&mut buf, 5001), 0, "beyond the end");
+            assert_eq!(blob.read_ready_at(&mut buf, u64::MAX), 0);
+            file.as_file().set_len(6000).unwrap();
+            assert!(blob.read_ready_at(&mut buf, 4999) <= 1001);
+        }
     }
 
     #[test]

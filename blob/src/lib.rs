@@ -60,6 +60,25 @@ pub trait ReadAt: Send + Sync {
     /// [`ReadErrorKind::OutOfRange`] when the range leaves the source, otherwise whatever kept the source from
     /// delivering every byte. After an error the content of `buf` is unspecified and must not be used.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError>;
+
+    /// Fills a beginning of `buf` with the bytes at `offset` that are at hand, without waiting for any device, and
+    /// returns its length: 0 when nothing is at hand, or when the source cannot tell. What is missing, and what is
+    /// wrong, the ordinary read says. The rest of `buf` is unspecified afterwards.
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        let (_, _) = (buf, offset);
+        0
+    }
+
+    /// The file that holds the source, and where in it the source starts; `None` when there is none. For whoever
+    /// has a way of its own to read files.
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        None
+    }
+
+    /// Lets the source fetch `len_bytes` bytes at `offset` ahead of their being asked for, where it can. May wait.
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        let (_, _) = (offset, len_bytes);
+    }
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for &T {
@@ -69,6 +88,18 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         (**self).read_exact_at(buf, offset)
+    }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        (**self).read_ready_at(buf, offset)
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        (**self).file_range()
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        (**self).will_need(offset, len_bytes);
     }
 }
 
@@ -80,6 +111,18 @@ impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         (**self).read_exact_at(buf, offset)
     }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        (**self).read_ready_at(buf, offset)
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        (**self).file_range()
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        (**self).will_need(offset, len_bytes);
+    }
 }
 
 impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
@@ -89,6 +132,18 @@ impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         (**self).read_exact_at(buf, offset)
+    }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        (**self).read_ready_at(buf, offset)
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        (**self).file_range()
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        (**self).will_need(offset, len_bytes);
     }
 }
 

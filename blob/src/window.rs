@@ -1,6 +1,6 @@
 //! A byte range of a source, as a source of its own.
 
-use crate::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
+use crate::{FileBlob, ReadAt, ReadError, ReadErrorKind, range_is_inside};
 
 /// The bytes `start..start + len_bytes` of a source; nothing outside them can be reached through it.
 #[derive(Clone, Debug)]
@@ -81,5 +81,25 @@ impl<S: ReadAt> ReadAt for Window<S> {
             .ok_or_else(|| ReadError::new(ReadErrorKind::OutOfRange, offset))?;
         // Errors from below already name the byte of the blob itself, which is what a person needs.
         self.source.read_exact_at(buf, start)
+    }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        let start = self.start.checked_add(offset);
+        match start.filter(|_| range_is_inside(offset, buf.len(), self.len_bytes)) {
+            Some(start) => self.source.read_ready_at(buf, start),
+            None => 0,
+        }
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        let (file, start) = self.source.file_range()?;
+        Some((file, start.checked_add(self.start)?))
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        let inside = len_bytes.min(self.len_bytes.saturating_sub(offset));
+        if let (1.., Some(start)) = (inside, self.start.checked_add(offset)) {
+            self.source.will_need(start, inside);
+        }
     }
 }
