@@ -24,17 +24,22 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod cache;
 mod config;
+mod decode;
 mod error;
 mod open;
+mod plan;
 mod probe;
 mod reader;
 mod shown;
 mod source;
 
 pub use config::{ConfigError, ImageConfig};
+pub use decode::Decoder;
 pub use error::{LayerError, OpenError};
 pub use open::{Image, MAX_RECORDS};
+pub use plan::{MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
 pub use reader::{ReadFailure, Reader};
 pub use shown::Shown;
-pub use source::{Packing, Source};
+pub use source::{Bytes, Packing, Source};

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use blob::FileBlob;
+use blob::{FileBlob, Window};
 use lsmt::{Disk, Layer};
+use zfile::ZFile;
 
+use crate::cache::BlockCache;
 use crate::error::{LayerError, OpenError};
 use crate::probe;
 use crate::shown::Shown;
@@ -26,6 +28,7 @@ const _: () = assert!(
 pub struct Image {
     disk: Disk<Source>,
     paths: Vec<PathBuf>,
+    cache: BlockCache,
 }
 
 impl Image {
@@ -95,7 +98,30 @@ impl Image {
             layer_count,
             source,
         })?;
-        Ok(Self { disk, paths })
+        let cache = BlockCache::new(0);
+        Ok(Self { disk, paths, cache })
+    }
+
+    /// The same image, with room for at most `len_bytes` bytes of decoded blocks: those of which a read wanted only
+    /// a part are kept for the reads that want the rest. Shared by all its readers. Without it, nothing is kept.
+    #[must_use]
+    pub fn with_cache(self, len_bytes: usize) -> Self {
+        Self {
+            cache: BlockCache::new(len_bytes),
+            ..self
+        }
+    }
+
+    pub(crate) fn cache(&self) -> &BlockCache {
+        &self.cache
+    }
+
+    /// The ZFile that a layer is in, if it is in one.
+    pub(crate) fn zfile(&self, ordinal: usize) -> Option<&ZFile<Window<Bytes>>> {
+        match self.disk.layers().get(ordinal)?.source() {
+            Source::Plain(_) => None,
+            Source::Compressed(zfile) => Some(zfile),
+        }
     }
 
     /// The merged disk.

@@ -1,14 +1,13 @@
-//! Reading the merged disk: resolve, fetch, decode.
+//! Reading the merged disk: plan, fetch, decode, one step after another. An engine that has many reads under way does
+//! the same with its own I/O in between.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use blob::{ReadError, ReadErrorKind};
-use lsmt::Extent;
-use zfile::Scratch;
 
-use crate::Image;
 use crate::shown::Shown;
+use crate::{Decoder, Image, MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
 
 /// One thread's way to read an [`Image`]: the image is shared, the buffers are its own.
 ///
@@ -16,8 +15,10 @@ use crate::shown::Shown;
 #[derive(Debug)]
 pub struct Reader {
     image: Arc<Image>,
-    extents: Vec<Extent>,
-    scratch: Scratch,
+    plan: Plan,
+    decoder: Decoder,
+    /// Stored bytes of compressed blocks.
+    stored: Vec<u8>,
 }
 
 /// A read that could not be answered, and the layer that is to blame.
@@ -61,8 +62,9 @@ impl Reader {
     pub fn new(image: Arc<Image>) -> Self {
         Self {
             image,
-            extents: Vec::new(),
-            scratch: Scratch::default(),
+            plan: Plan::default(),
+            decoder: Decoder::new(),
+            stored: Vec::new(),
         }
     }
 
@@ -79,58 +81,91 @@ impl Reader {
     /// When the range leaves the disk, or a layer cannot deliver. The content of `buf` is then unspecified and
     /// must not be used.
     pub fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
-        let disk = self.image.disk();
-        disk.resolve(offset, buf.len() as u64, &mut self.extents)
-            .map_err(|source| ReadFailure {
-                disk_offset: offset,
-                layer: None,
-                source,
-            })?;
+        let outside = || ReadFailure {
+            disk_offset: offset,
+            layer: None,
+            source: ReadError::new(ReadErrorKind::OutOfRange, offset),
+        };
+        let end = offset.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end > self.image.len_bytes()) {
+            return Err(outside());
+        }
+        let mut position = offset;
         let mut rest = buf;
-        for extent in &self.extents {
-            let Some((piece, tail)) = usize::try_from(extent.len_bytes())
-                .ok()
-                .and_then(|len| std::mem::take(&mut rest).split_at_mut_checked(len))
+        while !rest.is_empty() {
+            // Cut where blocks end, so that no block is read for two pieces.
+            let into_piece = position % MAX_PLAN_LEN_BYTES as u64;
+            let left = usize::try_from(MAX_PLAN_LEN_BYTES as u64 - into_piece);
+            let len = left.map_or(rest.len(), |left| left.min(rest.len()));
+            let (piece, after) = std::mem::take(&mut rest)
+                .split_at_mut_checked(len)
+                .ok_or_else(outside)?;
+            self.read_piece(piece, position)?;
+            position += len as u64;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    fn read_piece(&mut self, piece: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
+        let Self {
+            image,
+            plan,
+            decoder,
+            stored,
+        } = self;
+        image.plan(offset, piece.len(), plan)?;
+        let mut rest = piece;
+        for step in plan.steps() {
+            let Some((part, after)) = std::mem::take(&mut rest).split_at_mut_checked(step.len)
             else {
-                // `resolve` promises pieces that fill the range exactly.
+                // A plan promises steps that fill the range exactly.
                 let source = ReadError::new(ReadErrorKind::OutOfRange, offset);
                 return Err(ReadFailure {
-                    disk_offset: offset,
+                    disk_offset: step.disk_offset,
                     layer: None,
                     source,
                 });
             };
-            rest = tail;
-            match *extent {
-                Extent::Zero { .. } => piece.fill(0),
-                Extent::Data {
-                    disk_offset,
-                    layer,
-                    layer_offset,
-                    ..
-                } => {
-                    let ordinal = usize::from(layer);
-                    let Some(source) = disk.layers().get(ordinal).map(lsmt::Layer::source) else {
-                        let source = ReadError::new(ReadErrorKind::OutOfRange, offset);
-                        return Err(ReadFailure {
-                            disk_offset,
-                            layer: None,
-                            source,
-                        });
-                    };
-                    source
-                        .read_exact_at_with(&mut self.scratch, piece, layer_offset)
-                        .map_err(|source| {
-                            let layer = Some((ordinal, self.image.path(ordinal).to_owned()));
-                            ReadFailure {
-                                disk_offset,
-                                layer,
-                                source,
-                            }
-                        })?;
-                }
+            rest = after;
+            if let Some(left) = decoder.recall(image, step, part)? {
+                let skipped = usize::try_from(left.disk_offset - step.disk_offset);
+                let part = skipped
+                    .ok()
+                    .and_then(|skipped| part.get_mut(skipped..)?.get_mut(..left.len))
+                    .unwrap_or_default();
+                fetch(image, decoder, stored, &left, part)?;
             }
         }
         Ok(())
     }
+}
+
+/// Waits for the bytes of a step and makes them what the disk holds.
+fn fetch(
+    image: &Image,
+    decoder: &mut Decoder,
+    stored: &mut Vec<u8>,
+    step: &Step,
+    out: &mut [u8],
+) -> Result<(), ReadFailure> {
+    let Some((ordinal, range)) = step.stored() else {
+        return decoder.decode(image, step, &[], out);
+    };
+    let failure = |error| image.failure(step.disk_offset, ordinal, error);
+    if let Origin::Plain { .. } = step.origin {
+        return image
+            .read_stored(ordinal, range.start, out)
+            .map_err(failure);
+    }
+    // At most a plan's length and the rest of two blocks, whatever they grew by.
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    if stored.len() < len {
+        stored.resize(len, 0);
+    }
+    let stored = stored.get_mut(..len).unwrap_or_default();
+    image
+        .read_stored(ordinal, range.start, stored)
+        .map_err(failure)?;
+    decoder.decode(image, step, stored, out)
 }

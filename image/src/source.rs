@@ -6,7 +6,7 @@ use blob::{ReadAt, ReadError, Window};
 use zfile::{Scratch, ZFile};
 
 /// Where a layer's bytes come from in the end: a file, a block device, or what a test puts there.
-pub(crate) type Bytes = Box<dyn ReadAt>;
+pub type Bytes = Box<dyn ReadAt>;
 
 thread_local! {
     /// Buffers for opening layers, which reads each of them four times: a new zstd decoder for every read would
@@ -34,19 +34,6 @@ pub struct Packing {
 }
 
 impl Source {
-    /// The same as [`ReadAt::read_exact_at`], with the calling thread's buffers.
-    pub(crate) fn read_exact_at_with(
-        &self,
-        scratch: &mut Scratch,
-        buf: &mut [u8],
-        offset: u64,
-    ) -> Result<(), ReadError> {
-        match self {
-            Self::Plain(window) => window.read_exact_at(buf, offset),
-            Self::Compressed(zfile) => zfile.read_exact_at_with(scratch, buf, offset),
-        }
-    }
-
     /// How the layer is packed.
     #[must_use]
     pub fn packing(&self) -> Packing {
@@ -80,6 +67,10 @@ impl ReadAt for Source {
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        OPENING.with_borrow_mut(|scratch| self.read_exact_at_with(scratch, buf, offset))
+        match self {
+            Self::Plain(window) => window.read_exact_at(buf, offset),
+            Self::Compressed(zfile) => OPENING
+                .with_borrow_mut(|scratch| zfile.read_exact_at_with(scratch, buf, offset)),
+        }
     }
 }

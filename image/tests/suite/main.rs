@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod block_device;
+mod cache;
 mod faults;
 mod golden;
 mod model;

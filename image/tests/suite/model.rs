@@ -107,8 +107,15 @@ fn stack() -> impl Strategy<Value = Vec<LayerPlan>> {
     })
 }
 
-fn image(layers: &[LayerPlan]) -> Arc<Image> {
-    open(layers.iter().map(LayerPlan::blob).collect()).unwrap()
+fn image(layers: &[LayerPlan], cache_len_bytes: usize) -> Arc<Image> {
+    let image = open(layers.iter().map(LayerPlan::blob).collect()).unwrap();
+    let image = Arc::into_inner(image).unwrap();
+    Arc::new(image.with_cache(cache_len_bytes))
+}
+
+/// None, one that is always full, and one that holds everything.
+fn cache_len_bytes() -> impl Strategy<Value = usize> {
+    prop::sample::select(vec![0, 40 << 10, 8 << 20])
 }
 
 /// The plain byte array.
@@ -140,9 +147,10 @@ proptest! {
     #[test]
     fn any_stack_reads_like_an_array(
         layers in stack(),
+        cache_len_bytes in cache_len_bytes(),
         spots in prop::collection::vec((any::<prop::sample::Index>(), 0..9000_usize), 40),
     ) {
-        let (image, expected) = (image(&layers), model(&layers));
+        let (image, expected) = (image(&layers, cache_len_bytes), model(&layers));
         assert_eq!(image.len_bytes(), expected.len() as u64);
         // One reader for all, so that what one read leaves in its buffers could harm the next.
         let mut reader = Reader::new(image);
@@ -173,10 +181,17 @@ fn threads_share_an_image() {
         .iter()
         .flat_map(|layer| layer.ranges.clone())
         .collect();
-    let (image, expected) = (image(&layers), disk_bytes(&ranges, 400));
+    let expected = disk_bytes(&ranges, 400);
+    for cache_len_bytes in [0, 100 << 10] {
+        let image = image(&layers, cache_len_bytes);
+        read_from_threads(&image, &expected);
+    }
+}
+
+fn read_from_threads(image: &Arc<Image>, expected: &[u8]) {
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let (image, expected) = (Arc::clone(&image), &expected);
+            let image = Arc::clone(image);
             scope.spawn(move || {
                 let mut reader = Reader::new(image);
                 for round in 0..400 {

@@ -1,0 +1,213 @@
+//! Where the bytes of a read come from, step by step. No I/O.
+
+use std::ops::Range;
+
+use blob::{ReadAt, ReadError, ReadErrorKind, Window};
+use lsmt::{Extent, Layer};
+use zfile::BlockRun;
+
+use crate::source::{Bytes, Source};
+use crate::{Image, ReadFailure};
+
+/// Most bytes of the disk in one plan. Bounds what a reader holds at a time: the bytes, and the stored blocks they
+/// are made of.
+pub const MAX_PLAN_LEN_BYTES: usize = 1 << 20;
+
+/// A piece of a read that comes from one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where on the disk it starts.
+    pub disk_offset: u64,
+    /// Its length in bytes, at least 1.
+    pub len: usize,
+    /// Where its bytes come from.
+    pub origin: Origin,
+}
+
+/// Where the bytes of a [`Step`] come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From nowhere: they are zero.
+    Zero,
+    /// From a layer that is stored as it is.
+    Plain {
+        /// The layer; 0 is the lowest.
+        ordinal: usize,
+        /// The bytes of its blob, as [`Image::stored`] counts them.
+        stored: Range<u64>,
+    },
+    /// From compressed blocks.
+    Blocks {
+        /// The layer; 0 is the lowest.
+        ordinal: usize,
+        /// Its blocks, whose stored bytes are counted as [`Image::stored`] does.
+        run: BlockRun,
+    },
+}
+
+impl Step {
+    /// What has to be fetched for it: the layer, and bytes of its blob; `None` when there is nothing to fetch.
+    #[must_use]
+    pub fn stored(&self) -> Option<(usize, Range<u64>)> {
+        match &self.origin {
+            Origin::Zero => None,
+            Origin::Plain { ordinal, stored } => Some((*ordinal, stored.clone())),
+            Origin::Blocks { ordinal, run } => Some((*ordinal, run.stored())),
+        }
+    }
+
+    /// The same step without its first `skipped` and its last `dropped` bytes, of which something is left.
+    pub(crate) fn narrowed(
+        &self,
+        image: &Image,
+        skipped: usize,
+        dropped: usize,
+    ) -> Result<Self, ReadError> {
+        let out_of_range = || ReadError::new(ReadErrorKind::OutOfRange, self.disk_offset);
+        let len = self
+            .len
+            .checked_sub(skipped)
+            .and_then(|len| len.checked_sub(dropped))
+            .ok_or_else(out_of_range)?;
+        let origin = match &self.origin {
+            Origin::Zero => Origin::Zero,
+            Origin::Plain { ordinal, stored } => {
+                let start = stored.start + skipped as u64;
+                Origin::Plain {
+                    ordinal: *ordinal,
+                    stored: start..start + len as u64,
+                }
+            }
+            Origin::Blocks { ordinal, run } => {
+                let zfile = image.zfile(*ordinal).ok_or_else(out_of_range)?;
+                Origin::Blocks {
+                    ordinal: *ordinal,
+                    run: zfile.plan(run.content().start + skipped as u64, len)?,
+                }
+            }
+        };
+        Ok(Self {
+            disk_offset: self.disk_offset + skipped as u64,
+            len,
+            origin,
+        })
+    }
+}
+
+/// The steps of a read. Reused from read to read, so that a plan allocates nothing once warm.
+#[derive(Debug, Default)]
+pub struct Plan {
+    extents: Vec<Extent>,
+    steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The steps, in the order of the disk, without gaps.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+}
+
+impl Image {
+    /// Says where the `len` bytes of the disk from `offset` on come from.
+    ///
+    /// # Errors
+    ///
+    /// When the range leaves the disk or is longer than [`MAX_PLAN_LEN_BYTES`], or when the index of a layer speaks
+    /// of bytes that its blob does not have. The plan is then empty.
+    pub fn plan(&self, offset: u64, len: usize, plan: &mut Plan) -> Result<(), ReadFailure> {
+        plan.steps.clear();
+        let failure = |disk_offset, source| ReadFailure {
+            disk_offset,
+            layer: None,
+            source,
+        };
+        if len > MAX_PLAN_LEN_BYTES {
+            let source = ReadError::new(ReadErrorKind::OutOfRange, offset);
+            return Err(failure(offset, source));
+        }
+        self.disk()
+            .resolve(offset, len as u64, &mut plan.extents)
+            .map_err(|source| failure(offset, source))?;
+        for extent in &plan.extents {
+            match self.step(extent) {
+                Ok(step) => plan.steps.push(step),
+                Err(failure) => {
+                    plan.steps.clear();
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&self, extent: &Extent) -> Result<Step, ReadFailure> {
+        let out_of_range = |offset| ReadError::new(ReadErrorKind::OutOfRange, offset);
+        let disk_offset = extent.disk_offset();
+        // No longer than the plan, so it fits.
+        let len = usize::try_from(extent.len_bytes()).unwrap_or(usize::MAX);
+        let origin = match *extent {
+            Extent::Zero { .. } => Origin::Zero,
+            Extent::Data {
+                layer,
+                layer_offset,
+                len_bytes,
+                ..
+            } => {
+                let ordinal = usize::from(layer);
+                match self.disk().layers().get(ordinal).map(Layer::source) {
+                    Some(Source::Plain(_)) => Origin::Plain {
+                        ordinal,
+                        stored: layer_offset..layer_offset.saturating_add(len_bytes),
+                    },
+                    Some(Source::Compressed(zfile)) => Origin::Blocks {
+                        ordinal,
+                        run: zfile
+                            .plan(layer_offset, len)
+                            .map_err(|error| self.failure(disk_offset, ordinal, error))?,
+                    },
+                    None => {
+                        let error = out_of_range(disk_offset);
+                        return Err(self.failure(disk_offset, ordinal, error));
+                    }
+                }
+            }
+        };
+        Ok(Step {
+            disk_offset,
+            len,
+            origin,
+        })
+    }
+
+    /// The blob of a layer, or the part of it that is not a tar header: what the ranges of a [`Step`] count in.
+    #[must_use]
+    pub fn stored(&self, ordinal: usize) -> Option<&Window<Bytes>> {
+        match self.disk().layers().get(ordinal)?.source() {
+            Source::Plain(window) => Some(window),
+            Source::Compressed(zfile) => Some(zfile.source()),
+        }
+    }
+
+    /// Reads stored bytes of a layer, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// When the blob cannot deliver all of them.
+    pub fn read_stored(&self, ordinal: usize, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.stored(ordinal)
+            .ok_or_else(|| ReadError::new(ReadErrorKind::OutOfRange, offset))?
+            .read_exact_at(buf, offset)
+    }
+
+    /// What a read that failed with `source` means for the disk.
+    #[must_use]
+    pub fn failure(&self, disk_offset: u64, ordinal: usize, source: ReadError) -> ReadFailure {
+        ReadFailure {
+            disk_offset,
+            layer: Some((ordinal, self.path(ordinal).to_owned())),
+            source,
+        }
+    }
+}
