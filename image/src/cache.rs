@@ -56,7 +56,10 @@ impl BlockCache {
 
     /// The content of a block, if it is here.
     pub(crate) fn get(&self, key: Key) -> Option<Arc<Vec<u8>>> {
-        let mut shard = self.shard(key)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(key)?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = shard.blocks.get_mut(&key)?;
         entry.used = true;
         Some(Arc::clone(&entry.content))
@@ -68,7 +71,10 @@ impl BlockCache {
         if len > self.shard_len_bytes {
             return None;
         }
-        let mut shard = self.shard(key)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(key)?
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let entry = Entry {
             content,
             used: false,
@@ -168,7 +174,11 @@ mod tests {
         assert_eq!(spare.map(|buffer| buffer.len()), Some(64 << 10));
         let read = content(2);
         assert!(cache.put(key(2), Arc::clone(&read)).is_some());
-        assert_eq!(cache.put(key(3), content(3)), None, "somebody reads block 2");
+        assert_eq!(
+            cache.put(key(3), content(3)),
+            None,
+            "somebody reads block 2"
+        );
         assert_eq!(held_bytes(&cache), 64 << 10);
         // The same block once more takes the place of the first.
         assert!(cache.put(key(3), content(3)).is_some());

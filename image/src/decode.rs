@@ -69,7 +69,9 @@ impl Decoder {
                 if skipped + dropped == 0 {
                     return Ok(Some(step.clone()));
                 }
-                step.narrowed(image, skipped, dropped).map(Some).map_err(fail)
+                step.narrowed(image, skipped, dropped)
+                    .map(Some)
+                    .map_err(fail)
             }
         }
     }
@@ -189,7 +191,11 @@ impl<'a> Compressed<'a> {
     /// first.
     fn edges(&self, run: &BlockRun) -> (Option<Edge>, Option<Edge>) {
         let (blocks, content) = (run.blocks(), run.content());
-        let Some(last) = blocks.end.checked_sub(1).filter(|last| *last >= blocks.start) else {
+        let Some(last) = blocks
+            .end
+            .checked_sub(1)
+            .filter(|last| *last >= blocks.start)
+        else {
             return (None, None);
         };
         let edge = |block| {
@@ -202,7 +208,14 @@ impl<'a> Compressed<'a> {
             })
         };
         let first = edge(blocks.start);
-        (first, if last > blocks.start { edge(last) } else { None })
+        (
+            first,
+            if last > blocks.start {
+                edge(last)
+            } else {
+                None
+            },
+        )
     }
 
     /// Copies what is kept of the blocks at both ends; returns how many bytes of both ends are filled.

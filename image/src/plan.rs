@@ -56,6 +56,19 @@ impl Step {
         }
     }
 
+    /// The same step without its first `len` bytes. It is longer than that.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadErrorKind::OutOfRange`] when it is not.
+    pub fn without_first(&self, image: &Image, len: usize) -> Result<Self, ReadFailure> {
+        self.narrowed(image, len, 0).map_err(|source| ReadFailure {
+            disk_offset: self.disk_offset,
+            layer: None,
+            source,
+        })
+    }
+
     /// The same step without its first `skipped` and its last `dropped` bytes, of which something is left.
     pub(crate) fn narrowed(
         &self,
@@ -195,7 +208,12 @@ impl Image {
     /// # Errors
     ///
     /// When the blob cannot deliver all of them.
-    pub fn read_stored(&self, ordinal: usize, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    pub fn read_stored(
+        &self,
+        ordinal: usize,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), ReadError> {
         self.stored(ordinal)
             .ok_or_else(|| ReadError::new(ReadErrorKind::OutOfRange, offset))?
             .read_exact_at(buf, offset)

@@ -69,8 +69,9 @@ impl ReadAt for Source {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
         match self {
             Self::Plain(window) => window.read_exact_at(buf, offset),
-            Self::Compressed(zfile) => OPENING
-                .with_borrow_mut(|scratch| zfile.read_exact_at_with(scratch, buf, offset)),
+            Self::Compressed(zfile) => {
+                OPENING.with_borrow_mut(|scratch| zfile.read_exact_at_with(scratch, buf, offset))
+            }
         }
     }
 }

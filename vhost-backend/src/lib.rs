@@ -15,6 +15,7 @@
 pub mod args;
 pub mod config;
 pub mod device;
+pub mod engine;
 pub mod guest;
 pub mod killpoint;
 pub mod limits;

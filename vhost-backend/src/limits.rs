@@ -20,9 +20,27 @@ pub const DEFAULT_RING_SIZE: u16 = 128;
 /// Most descriptors of one request, direct and indirect together. A driver may fill the largest ring.
 pub const MAX_CHAIN_DESCRIPTORS: usize = MAX_RING_SIZE as usize;
 
-/// How much of one request is read before it is delivered, in bytes. Bounds the buffer of a queue thread; larger
-/// requests are answered in pieces of this size.
-pub const MAX_PIECE_LEN_BYTES: usize = 1 << 20;
+/// How much of one request is read at a time, in bytes; larger requests are answered in pieces of this size.
+pub const MAX_PIECE_LEN_BYTES: usize = image::MAX_PLAN_LEN_BYTES;
+
+/// Most requests of a queue that are answered before the driver is told. It goes on with those while the next ones are
+/// served; one at a time costs it and us an interrupt each.
+pub const MAX_BATCH: usize = 16;
+
+/// Most bytes that the reads of one queue which wait for the disk may ask for together, beyond the first.
+pub const MAX_QUEUE_FETCH_LEN_BYTES: usize = 8 << 20;
+
+/// Most bytes that all reads of a device which wait for the disk may ask for together, beyond the first of each queue.
+pub const MAX_DEVICE_FETCH_LEN_BYTES: usize = 64 << 20;
+
+/// Most reads of a queue that wait for the disk at a time.
+pub const MAX_FETCHES: usize = 128;
+
+/// How many reads of a queue may be put off, for there are too many at the disk, before no further request is taken.
+pub const MAX_QUEUED_FETCHES: usize = 256;
+
+/// Most threads of a device that wait for the disk.
+pub const MAX_READ_THREADS: usize = 64;
 
 /// Most memory regions of a guest. QEMU's hot-plug stops at 256 slots.
 pub const MAX_MEMORY_REGIONS: usize = 256;
@@ -32,8 +50,8 @@ pub const MAX_MEMORY_REGIONS: usize = 256;
 /// does not end within a second or two; a disk that is merely busy answers sooner.
 pub const STOP_DEADLINE: Duration = Duration::from_millis(500);
 
-/// How many threads may wait for a disk that does not answer, over all front-ends this process has had, before no
-/// queue is started any more. Each of them holds a stack and a buffer of [`MAX_PIECE_LEN_BYTES`].
+/// How many queues may have left reads behind that the disk does not answer, over all front-ends this process has had,
+/// before no queue is started any more. Each of them holds the buffers of those reads.
 pub const MAX_STUCK_READS: usize = 16;
 
 /// Most log lines a second about what the driver does with one queue, and as many about what front-ends do.

@@ -56,7 +56,11 @@ fn each_block_is_fetched_once_for_reads_in_order() {
     // Data begins at byte 4096 of the layer, so the disk is cut by one more block than it is long.
     let blocks = DISK_SECTORS * 512 / BLOCK_BYTES + 1;
     for piece_bytes in [512, 4096, 12 << 10] {
-        assert_eq!(reads_in_pieces(1 << 20, piece_bytes), blocks, "{piece_bytes}");
+        assert_eq!(
+            reads_in_pieces(1 << 20, piece_bytes),
+            blocks,
+            "{piece_bytes}"
+        );
         let without = reads_in_pieces(0, piece_bytes);
         assert!(without > 4 * blocks, "{piece_bytes}: {without}");
     }

@@ -23,7 +23,8 @@ pub const LOG_ALL: u64 = 1 << 26;
 
 /// Requests are given back in the order they were made available. That is how they are served in any case; taking the
 /// feature tells cloud-hypervisor that it can reconnect without losing any.
-const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
+/// Requests come back in the order they were made.
+pub const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
 
 /// Virtio features on offer.
 ///

@@ -2,14 +2,16 @@
 
 mod config_space;
 mod features;
+mod fetch_budget;
 mod identity;
 mod stuck_reads;
 
 pub use config_space::{CONFIG_SPACE_LEN_BYTES, ConfigSpace};
 pub use features::{
-    EVENT_IDX, INDIRECT_DESC, LOG_ALL, OFFERED_FEATURES, PROTOCOL_FEATURES,
+    EVENT_IDX, IN_ORDER, INDIRECT_DESC, LOG_ALL, OFFERED_FEATURES, PROTOCOL_FEATURES,
     offered_protocol_features,
 };
+pub use fetch_budget::FetchBudget;
 pub use identity::{SERIAL_LEN_BYTES, Serial, SerialError};
 pub use stuck_reads::StuckReads;
 
@@ -17,9 +19,11 @@ use std::sync::Arc;
 
 use image::{Image, Source};
 
+use crate::engine::ReadPool;
 use crate::limits::DeviceLimits;
 
-/// One read-only block device: an open image and how it presents itself. Immutable but for a count, shared by all threads.
+/// One read-only block device: an open image and how it presents itself. Immutable but for counts, shared by
+/// all threads.
 #[derive(Debug)]
 pub struct Device {
     image: Arc<Image>,
@@ -27,6 +31,8 @@ pub struct Device {
     config_space: ConfigSpace,
     limits: DeviceLimits,
     stuck_reads: StuckReads,
+    read_pool: Arc<ReadPool>,
+    fetch_budget: FetchBudget,
 }
 
 impl Device {
@@ -50,6 +56,8 @@ impl Device {
             config_space,
             limits,
             stuck_reads: StuckReads::default(),
+            read_pool: Arc::default(),
+            fetch_budget: FetchBudget::default(),
         }
     }
 
@@ -75,6 +83,18 @@ impl Device {
     #[must_use]
     pub fn stuck_reads(&self) -> &StuckReads {
         &self.stuck_reads
+    }
+
+    /// The threads that wait for the disk.
+    #[must_use]
+    pub fn read_pool(&self) -> &Arc<ReadPool> {
+        &self.read_pool
+    }
+
+    /// How much all queues may ask of the disk at a time.
+    #[must_use]
+    pub fn fetch_budget(&self) -> &FetchBudget {
+        &self.fetch_budget
     }
 
     /// How many queues are offered and how requests are limited.

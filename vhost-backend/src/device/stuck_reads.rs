@@ -1,10 +1,10 @@
-//! How many reads of the disk nobody waits for any more.
+//! How many queues have left reads behind that nobody waits for any more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::limits::MAX_STUCK_READS;
 
-/// A count of threads that were left behind in a read.
+/// A count of queues whose last reads have not come back.
 #[derive(Debug, Default)]
 pub struct StuckReads(AtomicUsize);
 

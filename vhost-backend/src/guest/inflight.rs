@@ -223,9 +223,13 @@ impl InflightQueue {
         self.store(LAST_BATCH_HEAD_OFFSET, head);
     }
 
-    /// The used index has moved past the request at `head`, to `used_index`.
-    pub fn settle(&self, head: u16, used_index: u16) {
+    /// The used index has moved past the request at `head`.
+    pub fn settle(&self, head: u16) {
         self.store(self.entry(head), 0_u8);
+    }
+
+    /// All requests up to `used_index` are settled.
+    pub fn settled(&self, used_index: u16) {
         self.store(USED_INDEX_OFFSET, used_index);
     }
 
@@ -266,7 +270,8 @@ mod tests {
             queue.take(head);
         }
         queue.announce(1);
-        queue.settle(1, 1);
+        queue.settle(1);
+        queue.settled(1);
         queue.put_back(3);
         drop(queue);
         let region = map_again(&file, len, 3);
@@ -288,7 +293,8 @@ mod tests {
             queue.take(head);
         }
         queue.announce(6);
-        queue.settle(6, 65_535);
+        queue.settle(6);
+        queue.settled(65_535);
         // Announced, and then dead before or after the used index moved.
         queue.announce(2);
         assert_eq!(region.queue(0, 8).unwrap().recover(65_535), [2, 4]);

@@ -1,33 +1,24 @@
 //! The rules of a split ring: what is taken, what is given back, who is told (virtio 1.2, 2.7).
 //!
-//! Requests are taken in the order of the available ring and given back one by one. [`SplitRing::take`] and
-//! [`SplitRing::give_back`] keep the map of requests in flight, if the front-end keeps one, in the order that lets a
-//! successor know at every moment which requests it has to serve.
+//! Requests are taken in the order of the available ring and given back in batches: the used index moves once for each.
+//! [`SplitRing::take`] and [`SplitRing::publish`] keep the map of requests in flight, if the front-end keeps one, in the
+//! order that lets a successor know at every moment which requests it has to serve.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
-use vhost_user_backend::{VringMutex, VringState, VringT};
+use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::QueueT;
-use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{DirtyLog, GuestMemory, InflightQueue};
 use crate::killpoint::{self, Point};
 use crate::queue::Table;
+use crate::queue::layout::{Layout, used_len_bytes};
 use crate::system::Alarm;
 
 /// A ring together with the guest memory it lies in.
 pub type Vring = VringMutex<Arc<GuestMemory>>;
-
-/// Set in the available ring's flags by a driver that wants no interrupts (virtio 1.2, 2.7.6).
-const AVAIL_F_NO_INTERRUPT: u16 = 1;
-/// Where the entries of the available ring begin, behind its flags and index, in bytes.
-const AVAIL_ENTRIES_OFFSET: u64 = 4;
-/// Flags, index and the available event of a used ring, in bytes.
-const USED_BESIDES_ENTRIES_LEN_BYTES: u64 = 6;
-const USED_ENTRIES_OFFSET: u64 = 4;
-const USED_ENTRY_LEN_BYTES: u64 = 8;
 
 /// Why a ring cannot be served any more. Only a reset mends it.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +38,6 @@ pub enum RingError {
         available: u16,
         /// Size of the ring.
         size: u16,
-    },
-    /// An entry is nowhere.
-    #[error("available entry {position} cannot be read")]
-    Entry {
-        /// Which.
-        position: u16,
     },
     /// An entry names no descriptor.
     #[error("available entry {position} names descriptor {head}, the ring has {size}")]
@@ -83,6 +68,20 @@ pub struct UsedLog {
     pub addresses: Vec<u64>,
 }
 
+/// Names a request between its being taken and its being given back.
+pub type Ticket = u64;
+
+/// A request that was taken and not given back yet.
+#[derive(Debug)]
+struct Taken {
+    ticket: Ticket,
+    head: u16,
+    /// Whether it came from the available ring, and not from a predecessor.
+    from_avail: bool,
+    /// Once it is done: bytes written into its buffers.
+    used_len_bytes: Option<u32>,
+}
+
 /// A ring that is being served, and the memory it lies in.
 pub struct SplitRing {
     vring: Vring,
@@ -90,10 +89,32 @@ pub struct SplitRing {
     alarm: Arc<Alarm>,
     inflight: Option<InflightQueue>,
     used_log: Option<UsedLog>,
+    order: Order,
+    /// Where its parts lie, and how long they are. The driver cannot change it while the ring runs.
+    layout: Layout,
+    next_avail: u16,
+    /// The available index as it was last read.
+    available: u16,
+    next_used: u16,
+    /// The used index when the driver was last considered for an interrupt.
+    considered_used: u16,
     /// Requests that a predecessor had taken: they come first.
     left_over: VecDeque<u16>,
-    /// The request that is being served, if it came from the available ring.
-    at_hand: Option<u16>,
+    /// In the order they were taken.
+    taken: VecDeque<Taken>,
+    next_ticket: Ticket,
+    /// The youngest request that was given back.
+    youngest_given_back: Option<Ticket>,
+}
+
+/// In which order requests are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As they were taken. Without a map of requests in flight the used index is all that a successor has: it must
+    /// say exactly which requests are answered.
+    AsTaken,
+    /// As they get done.
+    AsDone,
 }
 
 impl std::fmt::Debug for SplitRing {
@@ -111,26 +132,36 @@ impl SplitRing {
         alarm: Arc<Alarm>,
         inflight: Option<InflightQueue>,
         used_log: Option<UsedLog>,
+        order: Order,
     ) -> Self {
+        let next_avail = vring.get_ref().get_queue().next_avail();
         Self {
             vring,
             memory,
             alarm,
             inflight,
             used_log,
+            order,
+            layout: Layout::default(),
+            next_avail,
+            available: next_avail,
+            next_used: 0,
+            considered_used: 0,
             left_over: VecDeque::new(),
-            at_hand: None,
+            taken: VecDeque::new(),
+            next_ticket: 0,
+            youngest_given_back: None,
         }
     }
 
     /// The memory the ring lies in, and its buffers.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemory {
+    pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
     /// Access to the ring as the ring crates see it. The lock is the crate's; only the thread that has the ring
-    /// takes it.
+    /// takes it, and not for every request.
     pub(crate) fn vring(&self) -> &Vring {
         &self.vring
     }
@@ -141,44 +172,62 @@ impl SplitRing {
     ///
     /// When the ring is not in guest memory.
     pub fn begin(&mut self) -> Result<(), RingError> {
-        let mut vring = self.vring.get_mut();
-        if !vring.get_queue().is_valid(&*self.memory) {
+        let vring = self.vring.get_ref();
+        let queue = vring.get_queue();
+        if !queue.is_valid(&*self.memory) {
             return Err(RingError::OutsideMemory);
         }
+        self.layout = Layout::of(queue);
         // Used entries may be left from an earlier run of this ring; the index in memory is the truth.
-        let used = vring
-            .get_queue()
-            .used_idx(&*self.memory, Ordering::Relaxed)?;
-        vring.get_queue_mut().set_next_used(used.0);
-        let left_over = self.inflight.as_mut().map(|map| map.recover(used.0));
+        let used = queue.used_idx(&*self.memory, Ordering::Relaxed)?.0;
+        drop(vring);
+        (self.next_used, self.considered_used) = (used, used);
+        let left_over = self.inflight.as_mut().map(|map| map.recover(used));
         self.left_over = left_over.unwrap_or_default().into();
         // There are at most as many as the ring has entries.
         let taken = u16::try_from(self.left_over.len()).unwrap_or(u16::MAX);
-        let position = resume_at(vring.get_queue(), used.0, taken);
-        vring.get_queue_mut().set_next_avail(position);
+        self.next_avail = resume_at(self.next_avail, self.layout.size(), used, taken);
+        self.available = self.next_avail;
         // A predecessor may have been killed between giving a request back and saying so; an interrupt too many is
         // legal, one too few leaves the driver waiting for ever.
-        let _signalled = vring.signal_used_queue();
+        let _signalled = self.vring.signal_used_queue();
         Ok(())
     }
 
     /// The next entry of the available ring that was not served.
     #[must_use]
     pub fn position(&self) -> u16 {
-        self.vring.get_ref().get_queue().next_avail()
+        self.next_avail
     }
 
-    /// The request at hand will not be served by this thread: whoever starts the ring again takes it anew.
-    pub fn put_back(&mut self) {
-        // One that a predecessor had taken stays in the map of requests in flight, and is found there again.
-        let Some(head) = self.at_hand.take() else {
-            return;
-        };
-        if let Some(inflight) = &self.inflight {
-            inflight.put_back(head);
+    /// Requests that were taken and not given back yet.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Some of the requests that were taken will not be served by this thread: whoever starts the ring again takes
+    /// them anew, as long as nothing younger was given back. The others stay in the map of requests in flight, where
+    /// they are found again; where guest memory is about to move to another machine, which has no such map, they are
+    /// returned, to be failed.
+    pub fn put_back(&mut self) -> Vec<Ticket> {
+        while let Some(last) = self.taken.pop_back_if(|last| {
+            last.from_avail
+                && self
+                    .youngest_given_back
+                    .is_none_or(|given| given < last.ticket)
+        }) {
+            if let Some(inflight) = &self.inflight {
+                inflight.put_back(last.head);
+            }
+            self.next_avail = self.next_avail.wrapping_sub(1);
         }
-        let position = self.position().wrapping_sub(1);
-        self.vring.set_queue_next_avail(position);
+        let migrating = self.used_log.is_some();
+        let lost = self
+            .taken
+            .iter()
+            .filter(|taken| migrating && taken.from_avail);
+        lost.map(|taken| taken.ticket).collect()
     }
 
     /// Whether requests of a predecessor are still to be served.
@@ -186,53 +235,65 @@ impl SplitRing {
         !self.left_over.is_empty()
     }
 
-    /// The head of the next request, if there is one.
+    /// Whether there is something to take, as far as a glance tells.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.left_over.is_empty()
+            || self.available != self.next_avail
+            || self
+                .layout
+                .avail_index(&self.memory)
+                .is_ok_and(|index| index != self.next_avail)
+    }
+
+    /// The next request, if there is one: how to call it, and its head.
     ///
     /// # Errors
     ///
     /// When the driver broke the ring.
-    pub fn take(&mut self) -> Result<Option<u16>, RingError> {
+    pub fn take(&mut self) -> Result<Option<(Ticket, u16)>, RingError> {
         if let Some(head) = self.left_over.pop_front() {
-            return Ok(Some(head));
+            return Ok(Some((self.note(head, false), head)));
         }
         let Some(head) = self.pop()? else {
             return Ok(None);
         };
         killpoint::reached(Point::AfterPop);
-        self.at_hand = Some(head);
         if let Some(inflight) = &mut self.inflight {
             inflight.take(head);
         }
         killpoint::reached(Point::AfterMark);
-        Ok(Some(head))
+        Ok(Some((self.note(head, true), head)))
     }
 
-    /// The ring crate's own iterator takes an unreadable entry for an empty ring, and would be asked again for ever.
-    fn pop(&self) -> Result<Option<u16>, RingError> {
-        let memory = &*self.memory;
-        let mut vring = self.vring.get_mut();
-        let queue = vring.get_queue_mut();
-        let (position, size) = (queue.next_avail(), queue.size());
-        // Acquire: what the driver wrote before it moved the index is visible after this.
-        let available = queue.avail_idx(memory, Ordering::Acquire)?.0;
-        match available.wrapping_sub(position) {
-            0 => return Ok(None),
-            ahead if ahead > size => {
+    fn note(&mut self, head: u16, from_avail: bool) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.taken.push_back(Taken {
+            ticket,
+            head,
+            from_avail,
+            used_len_bytes: None,
+        });
+        ticket
+    }
+
+    fn pop(&mut self) -> Result<Option<u16>, RingError> {
+        let (position, size) = (self.next_avail, self.layout.size());
+        if self.available == position {
+            let available = self.layout.avail_index(&self.memory)?;
+            if available.wrapping_sub(position) > size {
                 return Err(RingError::Index {
                     position,
                     available,
                     size,
                 });
             }
-            _ => {}
+            self.available = available;
+            if available == position {
+                return Ok(None);
+            }
         }
-        let slot = AVAIL_ENTRIES_OFFSET + 2 * u64::from(position % size);
-        let head = queue
-            .avail_ring()
-            .checked_add(slot)
-            .and_then(|address| memory.load(GuestAddress(address), Ordering::Relaxed).ok())
-            .map(u16::from_le)
-            .ok_or(RingError::Entry { position })?;
+        let head = self.layout.avail_entry(&self.memory, position)?;
         if head >= size {
             return Err(RingError::Head {
                 position,
@@ -240,54 +301,101 @@ impl SplitRing {
                 size,
             });
         }
-        queue.set_next_avail(position.wrapping_add(1));
+        self.next_avail = position.wrapping_add(1);
         Ok(Some(head))
     }
 
-    /// Gives the request at `head` back: `len_bytes` were written into its buffers. Interrupts the driver if it
-    /// wants to be.
+    /// The request is done: `used_len_bytes` were written into its buffers. It is given back by the next
+    /// [`SplitRing::publish`] that may.
+    pub fn done(&mut self, ticket: Ticket, used_len_bytes: u32) {
+        let found = match self.taken.back_mut() {
+            // A request that is served at once is the youngest.
+            Some(last) if last.ticket == ticket => Some(last),
+            _ => {
+                let found = self
+                    .taken
+                    .binary_search_by_key(&ticket, |taken| taken.ticket);
+                found.ok().and_then(|position| self.taken.get_mut(position))
+            }
+        };
+        if let Some(taken) = found {
+            taken.used_len_bytes = Some(used_len_bytes);
+        }
+    }
+
+    /// Gives back what is done, all at once, and interrupts the driver if it wants to be.
     ///
     /// # Errors
     ///
     /// When the ring cannot be written, or guest memory is gone.
-    pub fn give_back(&mut self, head: u16, len_bytes: u32) -> Result<(), RingError> {
+    pub fn publish(&mut self) -> Result<(), RingError> {
+        let batch = match self.order {
+            Order::AsTaken => {
+                let done = |taken: &Taken| taken.used_len_bytes.is_some();
+                self.taken.iter().take_while(|taken| done(taken)).count()
+            }
+            Order::AsDone => self.move_done_to_the_front(),
+        };
+        if batch == 0 {
+            return Ok(());
+        }
         // Zeroes that nobody wrote must not become a request, let alone an answered one.
         if self.alarm.is_raised() {
             return Err(RingError::MemoryLost);
         }
-        let mut vring = self.vring.get_mut();
-        let place = used_place(&vring);
-        if killpoint::is_due(Point::AfterUsedElement) {
-            let entry = u64::from(head) | u64::from(len_bytes) << 32;
-            let _written = self.memory.write_obj(entry.to_le(), place);
-            killpoint::die();
-        }
-        if let Some(inflight) = &self.inflight {
-            inflight.announce(head);
+        let mut next_used = self.next_used;
+        for taken in self.taken.iter().take(batch) {
+            if let Some(inflight) = &self.inflight {
+                inflight.announce(taken.head);
+            }
+            let len_bytes = taken.used_len_bytes.unwrap_or_default();
+            self.layout
+                .put_used(&self.memory, next_used, taken.head, len_bytes)?;
+            next_used = next_used.wrapping_add(1);
+            killpoint::reached(Point::AfterUsedElement);
         }
         // Before, for whoever sees the index; after, for whoever copied the page in between.
-        self.log_used(&vring);
-        vring
-            .get_queue_mut()
-            .add_used(&*self.memory, head, len_bytes)?;
+        self.log_used();
+        self.layout.set_used_index(&self.memory, next_used)?;
+        self.next_used = next_used;
         killpoint::reached(Point::AfterUsedIndex);
-        if let Some(inflight) = &self.inflight {
-            inflight.settle(head, vring.get_queue().next_used());
+        for taken in self.taken.drain(..batch) {
+            if let Some(inflight) = &self.inflight {
+                inflight.settle(taken.head);
+            }
+            let youngest = self.youngest_given_back.get_or_insert(taken.ticket);
+            *youngest = taken.ticket.max(*youngest);
         }
-        self.at_hand = None;
+        if let Some(inflight) = &self.inflight {
+            inflight.settled(next_used);
+        }
         killpoint::reached(Point::AfterClear);
-        self.log_used(&vring);
-        self.notify(&mut vring)
+        self.log_used();
+        self.notify()
     }
 
-    /// Interrupts the driver if it wants to be.
-    fn notify(&self, vring: &mut VringState<Arc<GuestMemory>>) -> Result<(), RingError> {
-        let wanted = vring.get_queue_mut().needs_notification(&*self.memory)?
-            && (vring.get_queue().event_idx_enabled()
-                || !interrupts_suppressed(vring, &self.memory));
+    /// Brings what is done before what is not, and returns how many that are. Both keep their order among themselves.
+    fn move_done_to_the_front(&mut self) -> usize {
+        let is_done = |taken: &Taken| taken.used_len_bytes.is_some();
+        let done = self.taken.iter().filter(|taken| is_done(taken)).count();
+        let leading = self.taken.iter().take_while(|taken| is_done(taken)).count();
+        if leading < done {
+            let key = |taken: &Taken| (taken.used_len_bytes.is_none(), taken.ticket);
+            self.taken.make_contiguous().sort_unstable_by_key(key);
+        }
+        done
+    }
+
+    /// Interrupts the driver if it wants to be (virtio 1.2, 2.7.7).
+    fn notify(&mut self) -> Result<(), RingError> {
+        // The driver must see the index before we see what it wants: it writes one and reads the other.
+        fence(Ordering::SeqCst);
+        let (old, new) = (self.considered_used, self.next_used);
+        let wanted = self.layout.wants_interrupt(&self.memory, old, new)?;
+        self.considered_used = new;
         if wanted {
             // A full counter or pipe means that the driver has not taken the last one yet: it will look anyway.
-            let _signalled = vring.signal_used_queue();
+            let _signalled = self.vring.signal_used_queue();
         }
         Ok(())
     }
@@ -298,9 +406,9 @@ impl SplitRing {
     ///
     /// When the ring cannot be written.
     pub fn disable_notification(&mut self) -> Result<(), RingError> {
-        let mut vring = self.vring.get_mut();
-        vring.get_queue_mut().disable_notification(&*self.memory)?;
-        self.log_used(&vring);
+        if self.layout.refuse_kicks(&self.memory)? {
+            self.log_used();
+        }
         Ok(())
     }
 
@@ -310,19 +418,20 @@ impl SplitRing {
     ///
     /// When the ring cannot be read or written.
     pub fn enable_notification(&mut self) -> Result<bool, RingError> {
-        let mut vring = self.vring.get_mut();
-        let more = vring.get_queue_mut().enable_notification(&*self.memory)?;
-        self.log_used(&vring);
-        Ok(more)
+        self.layout.ask_for_kicks(&self.memory, self.next_avail)?;
+        self.log_used();
+        // The driver must see what is asked for before we look for the last time: it writes one and reads the other.
+        fence(Ordering::SeqCst);
+        Ok(self.layout.avail_index(&self.memory)? != self.next_avail)
     }
 
     /// Logs all of the used ring: which of its bytes were written is not worth knowing for the length of a
     /// migration.
-    fn log_used(&self, vring: &VringState<Arc<GuestMemory>>) {
+    fn log_used(&self) {
         let Some(UsedLog { log, addresses }) = &self.used_log else {
             return;
         };
-        let len_bytes = used_len_bytes(vring.get_queue().size());
+        let len_bytes = used_len_bytes(self.layout.size());
         addresses
             .iter()
             .for_each(|address| log.mark(*address, len_bytes));
@@ -331,12 +440,7 @@ impl SplitRing {
     /// The ring's own table of descriptors.
     #[must_use]
     pub fn table(&self) -> Table {
-        let vring = self.vring.get_ref();
-        let queue = vring.get_queue();
-        Table {
-            address: GuestAddress(queue.desc_table()),
-            len: u32::from(queue.size()),
-        }
+        self.layout.table()
     }
 
     /// The error, or that guest memory is gone: then nothing that was read means anything.
@@ -349,23 +453,6 @@ impl SplitRing {
     }
 }
 
-/// Length of the used ring of a queue of `size` entries.
-#[must_use]
-pub fn used_len_bytes(size: u16) -> u64 {
-    USED_BESIDES_ENTRIES_LEN_BYTES + USED_ENTRY_LEN_BYTES * u64::from(size)
-}
-
-/// Where the next used entry goes.
-fn used_place(vring: &VringState<Arc<GuestMemory>>) -> GuestAddress {
-    let queue = vring.get_queue();
-    let slot = u64::from(queue.next_used() % queue.size());
-    GuestAddress(
-        queue
-            .used_ring()
-            .saturating_add(USED_ENTRIES_OFFSET + USED_ENTRY_LEN_BYTES * slot),
-    )
-}
-
 /// Where to go on in the available ring, when `used` requests have been given back and `taken` more were taken by a
 /// predecessor that entered them in the map of requests in flight.
 ///
@@ -373,20 +460,10 @@ fn used_place(vring: &VringState<Arc<GuestMemory>>) -> GuestAddress {
 /// QEMU states the used index, cloud-hypervisor the available one, which would lose what lies between. Entries
 /// between the two that no map speaks of were taken by a predecessor that was killed before it could say so, and
 /// nobody else will ever answer them. A statement that cannot have come about like this is left as it is.
-fn resume_at(queue: &virtio_queue::Queue, used: u16, taken: u16) -> u16 {
-    let stated = queue.next_avail();
-    if stated.wrapping_sub(used) <= queue.size() {
+fn resume_at(stated: u16, size: u16, used: u16, taken: u16) -> u16 {
+    if stated.wrapping_sub(used) <= size {
         used.wrapping_add(taken)
     } else {
         stated
     }
-}
-
-/// The ring crate knows only the index form of suppression.
-fn interrupts_suppressed(vring: &VringState<Arc<GuestMemory>>, memory: &GuestMemory) -> bool {
-    let flags: Result<u16, _> = memory.load(
-        GuestAddress(vring.get_queue().avail_ring()),
-        Ordering::Relaxed,
-    );
-    flags.is_ok_and(|flags| u16::from_le(flags) & AVAIL_F_NO_INTERRUPT != 0)
 }

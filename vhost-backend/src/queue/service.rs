@@ -1,31 +1,30 @@
-//! The thread of one started queue, from the inside: kick, take, parse, fetch, deliver, give back.
+//! The thread of one started queue, from the inside: kick, take, parse, read, publish, wait.
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::killpoint::{self, Point};
-use crate::queue::shelf::Shelf;
+use crate::limits::{MAX_BATCH, STOP_DEADLINE};
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
-use crate::queue::{Chain, RingError, SplitRing};
-use crate::request::{
-    Delivery, ExecuteError, Fetcher, Outcome, Parsed, Plan, Verdict, parse, plan,
-};
+use crate::queue::{Chain, RingError, SplitRing, Ticket};
+use crate::request::{Ended, Outcome, Parsed, Plan, Reads, Room, Verdict, parse, plan};
 
 /// What can wake the thread.
 pub(crate) const KICK: u64 = 0;
 pub(crate) const STOP: u64 = 1;
+pub(crate) const FETCHED: u64 = 2;
 
 /// Why the thread ends.
 #[derive(Debug)]
 enum End {
     /// The session asked for it.
     Stopped,
-    /// The ring was taken away while the disk kept the thread waiting.
-    Abandoned,
     /// The ring cannot be served any more.
     Broken(RingError),
 }
@@ -39,13 +38,13 @@ impl From<RingError> for End {
 /// The thread's side of a worker.
 pub(crate) struct Service {
     setup: Setup,
-    /// Gone once the session has taken it away.
-    ring: Option<Box<SplitRing>>,
+    ring: SplitRing,
     epoll: Epoll,
     stop: Arc<Stop>,
-    shelf: Arc<Shelf>,
-    fetcher: Fetcher,
+    reads: Reads,
     chain: Chain,
+    /// Kept from one look to the next.
+    ended: Vec<Ended>,
 }
 
 /// [`QueueSetup`] without the ring.
@@ -59,10 +58,9 @@ struct Setup {
 }
 
 impl Service {
-    pub(crate) fn new(setup: QueueSetup, epoll: Epoll, stop: Arc<Stop>, shelf: Arc<Shelf>) -> Self {
-        let fetcher = Fetcher::new(setup.device.image());
+    pub(crate) fn new(setup: QueueSetup, epoll: Epoll, stop: Arc<Stop>, reads: Reads) -> Self {
         Self {
-            ring: Some(Box::new(setup.ring)),
+            ring: setup.ring,
             setup: Setup {
                 index: setup.index,
                 indirect: setup.indirect,
@@ -73,176 +71,221 @@ impl Service {
             },
             epoll,
             stop,
-            shelf,
-            fetcher,
+            reads,
             chain: Chain::default(),
+            ended: Vec::new(),
         }
     }
 
-    /// Serves until the session or the driver puts an end to it; `None` when nobody waits for the answer.
-    pub(crate) fn run(mut self) -> Option<Stopped> {
-        let end = match self.serve_until_stopped() {
-            End::Broken(error) => End::Broken(self.ring.as_ref()?.cause(error)),
+    /// Serves until the session or the driver puts an end to it.
+    pub(crate) fn run(mut self) -> Stopped {
+        let end = self.serve_until_stopped();
+        let end = match end {
+            End::Stopped => self.drain().err().unwrap_or(End::Stopped),
             end => end,
         };
         let broken = match end {
-            End::Abandoned => {
-                self.setup.device.stuck_reads().remove();
-                return None;
-            }
             End::Stopped => false,
             End::Broken(error) => {
-                self.report(&error);
+                self.report(&self.ring.cause(error));
                 true
             }
         };
-        let next_avail = self.ring.as_ref()?.position();
-        Some(Stopped { next_avail, broken })
+        let next_avail = self.ring.position();
+        self.reads.abandon();
+        Stopped { next_avail, broken }
     }
 
     fn serve_until_stopped(&mut self) -> End {
-        let begun = self.ring().and_then(|ring| Ok(ring.begin()?));
-        if let Err(end) = begun {
-            return end;
+        if let Err(error) = self.ring.begin() {
+            return error.into();
         }
         loop {
             // Before the first wait too: the driver may have kicked while nobody listened.
-            if let Err(end) = self.serve().and_then(|()| self.wait()) {
+            if let Err(end) = self.serve() {
                 return end;
             }
+            self.wait();
         }
-    }
-
-    fn ring(&mut self) -> Result<&mut SplitRing, End> {
-        self.ring.as_deref_mut().ok_or(End::Abandoned)
     }
 
     /// Takes requests until the ring is empty and the driver has been told to kick for the next one.
     fn serve(&mut self) -> Result<(), End> {
         loop {
             self.heed_stop()?;
-            self.ring()?.disable_notification()?;
-            while let Some(head) = self.next()? {
-                let outcome = self.perform(head)?;
-                let ring = self.ring.as_deref_mut().ok_or(End::Abandoned)?;
-                let used_len = outcome.finish(ring.memory(), &self.setup.stats, &self.setup.log);
-                ring.give_back(head, used_len)?;
-            }
-            if !self.ring()?.enable_notification()? {
+            self.ring.disable_notification()?;
+            while self.serve_batch()? {}
+            // What is under way wakes the thread when it has come, and there is room again.
+            if self.reads.are_too_many() || !self.ring.enable_notification()? {
                 return Ok(());
             }
         }
     }
 
-    fn next(&mut self) -> Result<Option<u16>, End> {
+    /// Takes a few requests and gives back what is done. `false` when there was none to take.
+    fn serve_batch(&mut self) -> Result<bool, End> {
+        self.reap();
+        let mut taken = 0;
+        while taken < MAX_BATCH && !self.reads.are_too_many() {
+            let Some((ticket, head)) = self.next()? else {
+                break;
+            };
+            self.begin(ticket, head);
+            taken += 1;
+        }
+        self.reads.submit();
+        self.ring.publish()?;
+        Ok(taken > 0)
+    }
+
+    fn next(&mut self) -> Result<Option<(Ticket, u16)>, End> {
         // What a predecessor had taken is under way, so it belongs to what a stop waits for: who takes over on another
         // machine has no map that speaks of it.
-        if !self.ring()?.has_left_over() {
-            self.heed_stop()?;
+        if !self.ring.has_left_over() && self.stop.is_requested() {
+            // What is done is given back all the same.
+            self.ring.publish()?;
+            return Err(End::Stopped);
         }
-        Ok(self.ring()?.take()?)
+        Ok(self.ring.take()?)
     }
 
     fn heed_stop(&self) -> Result<(), End> {
-        if self.stop.is_requested() {
+        if self.stop.is_requested() && !self.ring.has_left_over() {
             Err(End::Stopped)
         } else {
             Ok(())
         }
     }
 
-    fn perform(&mut self, head: u16) -> Result<Outcome, End> {
-        let ring = self.ring.as_deref_mut().ok_or(End::Abandoned)?;
+    /// Performs a request, as far as that goes without waiting.
+    fn begin(&mut self, ticket: Ticket, head: u16) {
+        let memory = Arc::clone(self.ring.memory());
         let collected = self
             .chain
-            .collect(ring.memory(), ring.table(), head, self.setup.indirect);
+            .collect(&memory, self.ring.table(), head, self.setup.indirect);
         if let Err(error) = collected {
-            return Ok(Outcome::of(Verdict::BadChain(error)));
+            self.end(ticket, Outcome::of(Verdict::BadChain(error)));
+            return;
         }
         let Parsed {
             status_address,
             request,
-        } = parse(ring.memory(), &mut self.chain);
-        let mut delivery = Delivery::default();
-        let verdict = match request {
-            Err(error) => Verdict::BadRequest(error),
-            Ok(request) => {
-                let room_bytes = self.chain.data_len_bytes();
-                let disk_len_bytes = self.setup.device.image().len_bytes();
-                match plan(request, room_bytes, disk_len_bytes) {
-                    Err(error) => Verdict::Failed(error),
-                    Ok(plan) => self.carry_out(plan, &mut delivery)?,
-                }
-            }
-        };
-        killpoint::reached(Point::AfterData);
-        Ok(Outcome {
-            verdict,
+        } = parse(&memory, &mut self.chain);
+        let mut outcome = Outcome {
+            verdict: Verdict::Done,
             status_address,
-            delivered_bytes: delivery.delivered_bytes(),
-        })
-    }
-
-    fn carry_out(&mut self, plan: Plan, delivery: &mut Delivery) -> Result<Verdict, End> {
-        let result = match plan {
-            Plan::Nothing => Ok(()),
-            Plan::TellSerial => {
-                let serial = *self.setup.device.serial().as_bytes();
-                self.deliver(delivery, |_| &serial)?
-            }
-            Plan::Read(mut span) => loop {
-                let Some((offset, len)) = span.next_piece() else {
-                    break Ok(());
+            delivered_bytes: 0,
+        };
+        let room_bytes = self.chain.data_len_bytes();
+        let disk_len_bytes = self.setup.device.image().len_bytes();
+        let plan = request
+            .map_err(Verdict::BadRequest)
+            .and_then(|request| plan(request, room_bytes, disk_len_bytes).map_err(Verdict::Failed));
+        match plan {
+            Err(verdict) => outcome.verdict = verdict,
+            Ok(Plan::Nothing) => {}
+            Ok(Plan::TellSerial) => {
+                let serial = self.setup.device.serial().as_bytes();
+                let room = Room {
+                    memory: &memory,
+                    buffers: &self.chain.writable,
                 };
-                if let Err(error) = self.fetch(offset, len)? {
-                    break Err(error.into());
+                match room.write_some(serial) {
+                    Ok(delivered_bytes) => outcome.delivered_bytes = delivered_bytes,
+                    Err(error) => outcome.verdict = Verdict::Failed(error),
                 }
-                if let Err(error) = self.deliver(delivery, Fetcher::fetched)? {
-                    break Err(error);
-                }
-            },
-        };
-        Ok(result.map_or_else(Verdict::Failed, |()| Verdict::Done))
-    }
-
-    /// Reads a piece of the disk, with the ring on the shelf for as long as that takes.
-    fn fetch(&mut self, offset: u64, len: usize) -> Result<Result<(), image::ReadFailure>, End> {
-        self.shelf.put(self.ring.take().ok_or(End::Abandoned)?);
-        let result = self.fetcher.fetch(offset, len);
-        self.ring = self.shelf.take();
-        self.ring()?;
-        Ok(result)
-    }
-
-    fn deliver<'a>(
-        &'a mut self,
-        delivery: &mut Delivery,
-        bytes: impl FnOnce(&'a Fetcher) -> &'a [u8],
-    ) -> Result<Result<(), ExecuteError>, End> {
-        let ring = self.ring.as_deref().ok_or(End::Abandoned)?;
-        let bytes = bytes(&self.fetcher);
-        Ok(delivery.deliver(ring.memory(), &self.chain.writable, bytes))
-    }
-
-    /// Sleeps until the driver kicks or the session stops the queue.
-    fn wait(&mut self) -> Result<(), End> {
-        let mut events = [EpollEvent::default(); 2];
-        let Ok(count) = self.epoll.wait(-1, &mut events) else {
-            return Ok(());
-        };
-        for event in events.iter().take(count) {
-            if event.data() == KICK {
-                self.consume_kick(event.event_set())?;
+            }
+            Ok(Plan::Read(span)) => {
+                let writable = &mut self.chain.writable;
+                let ended = self
+                    .reads
+                    .begin(&memory, ticket, span, status_address, writable);
+                let Some(ended) = ended else {
+                    return;
+                };
+                outcome = ended.into_outcome();
             }
         }
-        Ok(())
+        self.end(ticket, outcome);
     }
 
-    fn consume_kick(&mut self, events: EventSet) -> Result<(), End> {
-        let vring = self.ring()?.vring().clone();
-        let vring = vring.get_ref();
+    fn end(&mut self, ticket: Ticket, outcome: Outcome) {
+        killpoint::reached(Point::AfterData);
+        let used_len = outcome.finish(self.ring.memory(), &self.setup.stats, &self.setup.log);
+        self.ring.done(ticket, used_len);
+    }
+
+    /// Goes on with what was fetched.
+    fn reap(&mut self) {
+        if !self.reads.are_waiting() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut self.ended);
+        self.reads.reap(self.ring.memory(), &mut ended);
+        for one in ended.drain(..) {
+            self.end(one.ticket, one.into_outcome());
+        }
+        self.ended = ended;
+    }
+
+    /// Waits for what is under way, but not for ever: what the disk does not answer in time is put back.
+    fn drain(&mut self) -> Result<(), End> {
+        let deadline = Instant::now() + STOP_DEADLINE;
+        loop {
+            self.reap();
+            self.ring.publish()?;
+            if !self.reads.are_waiting() {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.wait_for_fetches(left);
+        }
+        let index = self.setup.index;
+        tracing::warn!(
+            "queue {index}: a read of the disk does not come back; its request is put back"
+        );
+        for ticket in self.ring.put_back() {
+            if let Some(ended) = self.reads.give_up(ticket) {
+                self.end(ticket, ended.into_outcome());
+            }
+        }
+        Ok(self.ring.publish()?)
+    }
+
+    /// Sleeps until something is fetched, but no longer than this.
+    fn wait_for_fetches(&self, timeout: Duration) {
+        let mut fds = [PollFd::from_borrowed_fd(
+            self.reads.wake_fd(),
+            PollFlags::IN,
+        )];
+        // A timeout that cannot be expressed is far beyond what a stop waits.
+        let timeout = Timespec::try_from(timeout).unwrap_or_default();
+        let _ready = rustix::event::poll(&mut fds, Some(&timeout));
+        self.reads.heed_wake();
+    }
+
+    /// Sleeps until the driver kicks, something is fetched, or the session stops the queue.
+    fn wait(&self) {
+        let mut events = [EpollEvent::default(); 3];
+        let Ok(count) = self.epoll.wait(-1, &mut events) else {
+            return;
+        };
+        for event in events.iter().take(count) {
+            match event.data() {
+                KICK => self.consume_kick(event.event_set()),
+                FETCHED => self.reads.heed_wake(),
+                _ => {}
+            }
+        }
+    }
+
+    fn consume_kick(&self, events: EventSet) {
+        let vring = self.ring.vring().get_ref();
         let Some(kick) = vring.get_kick() else {
-            return Ok(());
+            return;
         };
         let dead = match kick.consume() {
             Ok(()) => false,
@@ -272,7 +315,6 @@ impl Service {
                 );
             }
         }
-        Ok(())
     }
 
     fn report(&self, error: &RingError) {

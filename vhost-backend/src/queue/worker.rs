@@ -8,23 +8,18 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use rustix::event::EventfdFlags;
 use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::device::Device;
-use crate::queue::service::{KICK, STOP, Service};
-use crate::queue::shelf::Shelf;
+use crate::queue::service::{FETCHED, KICK, STOP, Service};
 use crate::queue::{RingError, SplitRing};
 use crate::rate_limit::RateLimit;
+use crate::request::Reads;
 use crate::stats::QueueStats;
-
-/// How long a thread that holds the guest at the deadline may go on copying before it is asked again.
-const COPYING_POLL: Duration = Duration::from_millis(1);
 
 /// Everything a queue needs to run.
 #[derive(Debug)]
@@ -57,8 +52,8 @@ pub enum StartError {
     /// The system is out of threads or descriptors.
     #[error("cannot start a queue thread")]
     System(#[source] io::Error),
-    /// Too many threads wait for a disk that does not answer.
-    #[error("{stuck} reads wait for a disk that does not answer")]
+    /// Too many queues have left reads behind.
+    #[error("the reads of {stuck} queues wait for a disk that does not answer")]
     Stuck {
         /// How many.
         stuck: usize,
@@ -77,12 +72,8 @@ pub struct Stopped {
 /// A running queue.
 #[derive(Debug)]
 pub struct Worker {
-    thread: Option<JoinHandle<()>>,
-    done: Receiver<Stopped>,
+    thread: Option<JoinHandle<Stopped>>,
     stop: Arc<Stop>,
-    shelf: Arc<Shelf>,
-    device: Arc<Device>,
-    index: u16,
 }
 
 /// Asks a worker to stop: a flag it looks at between requests, and a descriptor that wakes it.
@@ -124,94 +115,46 @@ impl Worker {
             return Err(StartError::Stuck { stuck });
         }
         let stop = Arc::new(Stop::new().map_err(StartError::System)?);
+        let reads = Reads::new(&setup.device).map_err(StartError::System)?;
         let epoll = Epoll::new().map_err(StartError::System)?;
         watch(&epoll, stop.wake.as_raw_fd(), STOP).map_err(StartError::System)?;
+        watch(&epoll, reads.wake_fd().as_raw_fd(), FETCHED).map_err(StartError::System)?;
         if let Some(kick) = setup.ring.vring().get_ref().get_kick() {
             watch(&epoll, kick.as_raw_fd(), KICK).map_err(StartError::Kick)?;
         }
-        let shelf = Arc::new(Shelf::default());
-        let (index, device) = (setup.index, Arc::clone(&setup.device));
-        let service = Service::new(setup, epoll, Arc::clone(&stop), Arc::clone(&shelf));
-        let (tell, done) = sync_channel(1);
+        let name = format!("queue-{}", setup.index);
+        let service = Service::new(setup, epoll, Arc::clone(&stop), reads);
         let thread = thread::Builder::new()
-            .name(format!("queue-{index}"))
-            .spawn(move || {
-                if let Some(stopped) = service.run() {
-                    // Nobody listens any more when the session did not want to wait.
-                    let _told = tell.send(stopped);
-                }
-            })
+            .name(name)
+            .spawn(move || service.run())
             .map_err(StartError::System)?;
         Ok(Self {
             thread: Some(thread),
-            done,
             stop,
-            shelf,
-            device,
-            index,
         })
     }
 
-    /// Asks the queue to stop after the request at hand. To be followed by [`Worker::finish`].
+    /// Asks the queue to stop after what is under way. To be followed by [`Worker::finish`].
     pub fn request_stop(&self) {
         self.stop.request();
     }
 
-    /// Waits until the request at hand is finished, but not longer than until `deadline`: then the request is put
-    /// back, to be taken anew when the ring is started again. When this returns, nothing of the queue will ever touch
-    /// the guest again.
-    pub fn finish(mut self, deadline: Instant) -> Stopped {
-        let mut wait = deadline.saturating_duration_since(Instant::now());
-        loop {
-            match self.done.recv_timeout(wait) {
-                Ok(stopped) => {
-                    self.join();
-                    return stopped;
-                }
-                // The thread panicked: a defect, which the panic hook has reported. The ring position is lost, and a
-                // ring that says broken is not resumed as if nothing had happened.
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.join();
-                    return Stopped {
-                        next_avail: 0,
-                        broken: true,
-                    };
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if let Some(stopped) = self.abandon() {
-                return stopped;
-            }
-            // Not on the shelf: it copies to the guest, which takes as long as the copying does.
-            wait = COPYING_POLL;
-        }
+    /// Waits until what is under way is finished, but not much longer than
+    /// [`STOP_DEADLINE`](crate::limits::STOP_DEADLINE): then it is put back, to be taken anew when the ring is started
+    /// again. When this returns, nothing of the queue will ever touch the guest again.
+    pub fn finish(mut self) -> Stopped {
+        self.request_stop();
+        self.join()
     }
 
-    /// Takes the ring away from a thread that waits for the disk, and leaves the thread to itself.
-    fn abandon(&mut self) -> Option<Stopped> {
-        // Counted first: the thread counts itself out as soon as it finds the shelf empty.
-        self.device.stuck_reads().add();
-        let Some(mut ring) = self.shelf.take() else {
-            self.device.stuck_reads().remove();
-            return None;
-        };
-        tracing::warn!(
-            "queue {}: a read of the disk does not come back; its request is put back",
-            self.index
-        );
-        ring.put_back();
-        // Detached. It holds no more than its buffer, and ends when its read does.
-        self.thread = None;
-        Some(Stopped {
-            next_avail: ring.position(),
-            broken: false,
+    fn join(&mut self) -> Stopped {
+        let stopped = self.thread.take().map(JoinHandle::join);
+        // The thread panicked: a defect, which the panic hook has reported. The ring position is lost, and a ring that
+        // says broken is not resumed as if nothing had happened.
+        stopped.and_then(Result::ok).unwrap_or(Stopped {
+            next_avail: 0,
+            broken: true,
         })
-    }
-
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ended = thread.join();
-        }
     }
 }
 
@@ -220,7 +163,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.stop.request();
-            self.join();
+            let _stopped = self.join();
         }
     }
 }

@@ -1,14 +1,8 @@
-//! Performing a request, in three rooms that do not know each other: [`plan`] checks the guest's numbers, [`Fetcher`]
-//! knows the disk and no guest, [`Delivery`] guest memory and no disk.
+//! From what the driver asks for to what is to be done: the guest's numbers are checked here and nowhere else.
 
-use std::sync::Arc;
+use image::ReadFailure;
 
-use image::{Image, ReadFailure, Reader};
-use vm_memory::{Bytes, GuestAddress};
-
-use crate::guest::GuestMemory;
 use crate::limits::MAX_PIECE_LEN_BYTES;
-use crate::queue::Buffer;
 use crate::request::Request;
 
 /// The unit guests address the disk in, in bytes, whatever the logical block size.
@@ -38,6 +32,9 @@ pub enum ExecuteError {
         /// Length.
         len_bytes: u64,
     },
+    /// The disk did not answer, and the guest moves on to another machine.
+    #[error("the disk did not answer in time")]
+    TooLate,
     /// The driver's buffer is not in guest memory.
     #[error("data buffer at {address:#x} outside guest memory")]
     Buffer {
@@ -70,7 +67,7 @@ pub enum Plan {
 }
 
 /// A range of the disk, taken piece by piece.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Span {
     offset: u64,
     end: u64,
@@ -124,100 +121,9 @@ impl Span {
     }
 }
 
-/// The disk's side of a queue thread: its reader and its buffer.
-#[derive(Debug)]
-pub struct Fetcher {
-    reader: Reader,
-    buffer: Vec<u8>,
-    fetched_bytes: usize,
-}
-
-impl Fetcher {
-    /// A fetcher with cold buffers.
-    #[must_use]
-    pub fn new(image: &Arc<Image>) -> Self {
-        Self {
-            reader: Reader::new(Arc::clone(image)),
-            buffer: Vec::new(),
-            fetched_bytes: 0,
-        }
-    }
-
-    /// Reads `len` bytes of the disk from `offset` on into the buffer.
-    ///
-    /// # Errors
-    ///
-    /// When a layer cannot deliver all of them; then there are none.
-    pub fn fetch(&mut self, offset: u64, len: usize) -> Result<(), ReadFailure> {
-        self.fetched_bytes = 0;
-        if self.buffer.len() < len {
-            self.buffer.resize(len, 0);
-        }
-        self.reader.read_exact_at(&mut self.buffer[..len], offset)?;
-        self.fetched_bytes = len;
-        Ok(())
-    }
-
-    /// What was fetched last.
-    #[must_use]
-    pub fn fetched(&self) -> &[u8] {
-        &self.buffer[..self.fetched_bytes]
-    }
-}
-
-/// Where the next byte goes in the data buffers of a request, and how many went there.
-#[derive(Debug, Default)]
-pub struct Delivery {
-    buffer: usize,
-    used_bytes: u32,
-    delivered_bytes: u32,
-}
-
-impl Delivery {
-    /// Bytes delivered so far: whole pieces of right data.
-    #[must_use]
-    pub fn delivered_bytes(&self) -> u32 {
-        self.delivered_bytes
-    }
-
-    /// Copies `bytes` to where the last delivery ended, as many as there is room for in `buffers`. The copy is
-    /// volatile: no reference into guest memory is ever formed.
-    ///
-    /// # Errors
-    ///
-    /// When a buffer is not in guest memory.
-    pub fn deliver(
-        &mut self,
-        memory: &GuestMemory,
-        buffers: &[Buffer],
-        mut bytes: &[u8],
-    ) -> Result<(), ExecuteError> {
-        while let (Some(buffer), false) = (buffers.get(self.buffer), bytes.is_empty()) {
-            let room = buffer.len_bytes - self.used_bytes;
-            let len = u32::try_from(bytes.len()).map_or(room, |len| len.min(room));
-            let (now, later) = bytes.split_at(len as usize);
-            let address = buffer.address.0.checked_add(u64::from(self.used_bytes));
-            address
-                .and_then(|address| memory.write_slice(now, GuestAddress(address)).ok())
-                .ok_or(ExecuteError::Buffer {
-                    address: buffer.address.0,
-                })?;
-            self.delivered_bytes += len;
-            bytes = later;
-            self.used_bytes += len;
-            if self.used_bytes == buffer.len_bytes {
-                self.buffer += 1;
-                self.used_bytes = 0;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::test_memory;
 
     const DISK: u64 = (5 << 20) + 512;
 
@@ -259,26 +165,5 @@ mod tests {
         }
         assert_eq!(next, DISK);
         assert_eq!(span.next_piece(), None);
-    }
-
-    #[test]
-    fn delivery_goes_on_across_buffers_and_stops_where_there_is_no_memory() {
-        let memory = test_memory(&[(0, 4096)]);
-        let buffers = [(100, 3), (200, 5), (4094, 4)].map(|(address, len_bytes)| Buffer {
-            address: GuestAddress(address),
-            len_bytes,
-        });
-        let mut delivery = Delivery::default();
-        delivery.deliver(&memory, &buffers, &[1, 2]).unwrap();
-        delivery.deliver(&memory, &buffers, &[3, 4, 5]).unwrap();
-        assert_eq!(delivery.delivered_bytes(), 5);
-        let mut bytes = [0; 5];
-        memory.read_slice(&mut bytes, GuestAddress(100)).unwrap();
-        assert_eq!(bytes, [1, 2, 3, 0, 0]);
-        memory.read_slice(&mut bytes, GuestAddress(200)).unwrap();
-        assert_eq!(bytes, [4, 5, 0, 0, 0]);
-        let error = delivery.deliver(&memory, &buffers, &[6; 20]).unwrap_err();
-        assert!(matches!(error, ExecuteError::Buffer { address: 4094 }));
-        assert_eq!(delivery.delivered_bytes(), 8, "what lies in whole buffers");
     }
 }

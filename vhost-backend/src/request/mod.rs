@@ -1,10 +1,17 @@
 //! One guest request: parsed to a plain value, executed, brought to its single outcome.
 
 mod execute;
+mod join;
 mod outcome;
 mod parse;
+mod read;
+mod reads;
+mod room;
 
-pub use execute::{Delivery, ExecuteError, Fetcher, Plan, Span, plan};
+pub use execute::{ExecuteError, Plan, Span, plan};
 pub(crate) use outcome::chain_text;
 pub use outcome::{Outcome, Status, Verdict};
 pub use parse::{ParseError, Parsed, Request, parse};
+pub(crate) use read::{Missing, Performer, Progress, Read};
+pub(crate) use reads::{Ended, Reads};
+pub(crate) use room::Room;

@@ -57,6 +57,7 @@ impl Verdict {
             Self::Failed(ExecuteError::Unsupported { .. }) => Status::Unsupported,
             Self::Failed(
                 ExecuteError::Disk(_)
+                | ExecuteError::TooLate
                 | ExecuteError::OutOfRange { .. }
                 | ExecuteError::NotSectors { .. }
                 | ExecuteError::Buffer { .. }
@@ -96,7 +97,9 @@ impl Outcome {
         match &self.verdict {
             Verdict::Done => {}
             Verdict::BadChain(_) | Verdict::BadRequest(_) => stats.malformed.add(1),
-            Verdict::Failed(ExecuteError::Disk(_)) => stats.disk_errors.add(1),
+            Verdict::Failed(ExecuteError::Disk(_) | ExecuteError::TooLate) => {
+                stats.disk_errors.add(1);
+            }
             Verdict::Failed(_) => stats.refused.add(1),
         }
     }
@@ -113,7 +116,7 @@ impl Outcome {
         };
         let cause = chain_text(cause);
         match &self.verdict {
-            Verdict::Failed(ExecuteError::Disk(_)) => {
+            Verdict::Failed(ExecuteError::Disk(_) | ExecuteError::TooLate) => {
                 tracing::error!(suppressed, "read failed: {cause}")
             }
             _ => tracing::warn!(suppressed, "request refused: {cause}"),

@@ -20,14 +20,12 @@ pub use messages::{End, serve};
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 use crate::device::{Device, LOG_ALL, PROTOCOL_FEATURES};
 use crate::guest::{DirtyLog, InflightRegion};
-use crate::limits::STOP_DEADLINE;
 use crate::rate_limit::RateLimit;
 use crate::stats::{Counter, QueueStats};
 use crate::system::Alarm;
@@ -135,7 +133,7 @@ impl Session {
     /// Changes one ring with its worker stopped, and starts it again if it can run.
     fn change_ring<T>(&mut self, index: usize, change: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let ring = self.rings.get_mut(index)?;
-        ring.stop(Instant::now() + STOP_DEADLINE);
+        ring.stop();
         let result = change(ring);
         ring.start_if_ready(&self.surroundings);
         Some(result)
@@ -203,9 +201,8 @@ impl Session {
 
     /// Stops all rings. They drain at the same time, so all of them take no longer than one.
     fn stop_rings(&mut self) {
-        let deadline = Instant::now() + STOP_DEADLINE;
         self.rings.iter().for_each(Ring::request_stop);
-        self.rings.iter_mut().for_each(|ring| ring.stop(deadline));
+        self.rings.iter_mut().for_each(Ring::stop);
     }
 
     fn restart_rings(&mut self) {

@@ -5,15 +5,16 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::fs::OFlags;
 use vhost_user_backend::VringT;
 use virtio_queue::QueueT;
 
-use crate::device::{EVENT_IDX, INDIRECT_DESC};
+use crate::device::{EVENT_IDX, IN_ORDER, INDIRECT_DESC};
 use crate::limits::MAX_RING_SIZE;
-use crate::queue::{QueueSetup, SplitRing, StartError, UsedLog, Vring, Worker, used_len_bytes};
+use crate::queue::{
+    Order, QueueSetup, SplitRing, StartError, UsedLog, Vring, Worker, used_len_bytes,
+};
 use crate::rate_limit::RateLimit;
 use crate::session::Surroundings;
 use crate::session::memory::MemoryTable;
@@ -154,11 +155,10 @@ impl Ring {
         }
     }
 
-    /// Stops the ring if it runs, by `deadline`. Afterwards nothing of it touches the guest.
-    pub(crate) fn stop(&mut self, deadline: Instant) {
-        self.request_stop();
+    /// Stops the ring if it runs. Afterwards nothing of it touches the guest.
+    pub(crate) fn stop(&mut self) {
         if let Some(worker) = self.worker.take() {
-            let stopped = worker.finish(deadline);
+            let stopped = worker.finish();
             tracing::debug!("queue {} stopped at {}", self.index, stopped.next_avail);
             self.next_avail = stopped.next_avail;
             self.broken = stopped.broken;
@@ -234,6 +234,10 @@ impl Ring {
             .inflight
             .as_ref()
             .and_then(|region| region.queue(self.index, self.size));
+        let order = match &inflight {
+            Some(_) if surroundings.features & IN_ORDER == 0 => Order::AsDone,
+            _ => Order::AsTaken,
+        };
         let ring = SplitRing::new(
             self.build(at, kick, surroundings)
                 .ok_or(NotStarted::Build)?,
@@ -241,6 +245,7 @@ impl Ring {
             Arc::clone(&surroundings.alarm),
             inflight,
             used_log,
+            order,
         );
         let setup = QueueSetup {
             index: self.index,

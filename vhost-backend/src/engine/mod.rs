@@ -1,0 +1,126 @@
+//! Reads of stored bytes that wait for a device, away from the thread that asks for them.
+//!
+//! A queue has an [`Engine`], hands it [`Fetch`]es, and finds them [`Fetched`] in whatever order they get done. The
+//! engine knows layers and bytes, and neither guests nor formats: a buffer of ours goes out and comes back filled, so
+//! that nothing writes to guest memory behind anybody's back, however late.
+//!
+//! Its twin without any of this is [`image::Reader`].
+
+mod pool;
+
+pub use pool::ReadPool;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use blob::ReadError;
+use rustix::event::EventfdFlags;
+
+use crate::device::Device;
+
+/// Stored bytes to be read: as many as the buffer is long.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    /// What the asker calls it.
+    pub(crate) id: usize,
+    /// The layer; 0 is the lowest.
+    pub(crate) ordinal: usize,
+    /// Where in its blob they start, as [`image::Image::stored`] counts.
+    pub(crate) offset: u64,
+    /// Where they go.
+    pub(crate) buffer: Vec<u8>,
+}
+
+/// A [`Fetch`] that has come to its end.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) id: usize,
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) result: Result<(), ReadError>,
+}
+
+/// One queue's way to have bytes fetched.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    lease: Arc<Lease>,
+    tell: Sender<Fetched>,
+    fetched: Receiver<Fetched>,
+    wake: Arc<OwnedFd>,
+}
+
+/// Held by an engine and by each of its fetches that is under way.
+#[derive(Debug)]
+struct Lease {
+    device: Arc<Device>,
+    abandoned: AtomicBool,
+}
+
+impl Engine {
+    /// An engine with nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor left.
+    pub(crate) fn new(device: &Arc<Device>) -> io::Result<Self> {
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (tell, fetched) = channel();
+        Ok(Self {
+            lease: Arc::new(Lease {
+                device: Arc::clone(device),
+                abandoned: AtomicBool::new(false),
+            }),
+            tell,
+            fetched,
+            wake: Arc::new(wake),
+        })
+    }
+
+    /// Readable once something is fetched.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// To be called when [`Engine::wake_fd`] is readable, before [`Engine::take`].
+    pub(crate) fn heed_wake(&self) {
+        let mut count = [0; 8];
+        let _empty = rustix::io::read(&self.wake, &mut count);
+    }
+
+    /// Has the bytes fetched. Returns at once.
+    pub(crate) fn submit(&self, fetch: Fetch) {
+        let asker = pool::Asker {
+            lease: Arc::clone(&self.lease),
+            tell: self.tell.clone(),
+            wake: Arc::clone(&self.wake),
+        };
+        self.lease.device.read_pool().submit(fetch, asker);
+    }
+
+    /// Something that is fetched, if there is anything.
+    pub(crate) fn take(&self) -> Option<Fetched> {
+        self.fetched.try_recv().ok()
+    }
+
+    /// Nobody waits any more for what is under way. It is counted until it has come back.
+    pub(crate) fn abandon(self) {
+        self.lease.device.stuck_reads().add();
+        self.lease.abandoned.store(true, Ordering::Release);
+    }
+}
+
+impl Lease {
+    fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.is_abandoned() {
+            self.device.stuck_reads().remove();
+        }
+    }
+}

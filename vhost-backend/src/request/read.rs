@@ -1,0 +1,270 @@
+//! A read of the disk on its way to the guest: step by step, with whatever is at hand at once, and with what had to be
+//! fetched when it is there.
+
+use std::sync::Arc;
+
+use blob::{ReadAt, ReadError};
+use image::{Decoder, Image, Origin, Plan, ReadFailure, Step};
+
+use crate::guest::GuestMemory;
+use crate::queue::Buffer;
+use crate::request::room::Room;
+use crate::request::{ExecuteError, Span};
+
+/// A read that was begun.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    /// Where its data go.
+    pub(crate) buffers: Vec<Buffer>,
+    span: Span,
+    /// Where in its data the next piece begins.
+    position: u32,
+    /// Parts of the piece at hand that are being fetched.
+    waiting: usize,
+    failure: Option<ExecuteError>,
+    delivered_bytes: u32,
+}
+
+/// How far a read has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// To its end, whatever that is.
+    Done,
+    /// Something has to be fetched for it.
+    Waiting,
+}
+
+/// A part of a read that has to be fetched.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) step: Step,
+    /// Where in the data of the read it goes.
+    pub(crate) position: u32,
+}
+
+/// One queue thread's buffers for performing reads.
+#[derive(Debug)]
+pub(crate) struct Performer {
+    image: Arc<Image>,
+    plan: Plan,
+    decoder: Decoder,
+    /// Stored bytes of compressed blocks.
+    stored: Vec<u8>,
+    /// Content that cannot be made in guest memory itself: while a block is being decoded, its beginning is read again,
+    /// and a guest could have changed it.
+    content: Vec<u8>,
+}
+
+impl Read {
+    /// Begins a read anew, with the buffers of `writable`, which gets those of the read before.
+    pub(crate) fn begin(&mut self, span: Span, writable: &mut Vec<Buffer>) {
+        std::mem::swap(&mut self.buffers, writable);
+        self.span = span;
+        self.position = 0;
+        self.waiting = 0;
+        self.failure = None;
+        self.delivered_bytes = 0;
+    }
+
+    /// How it ended, and how many bytes of right data are in its buffers from their beginning on.
+    pub(crate) fn end(&mut self) -> (Result<(), ExecuteError>, u32) {
+        let result = self.failure.take().map_or(Ok(()), Err);
+        (result, self.delivered_bytes)
+    }
+
+    fn room<'a>(&'a self, memory: &'a GuestMemory) -> Room<'a> {
+        Room {
+            memory,
+            buffers: &self.buffers,
+        }
+    }
+}
+
+impl Performer {
+    /// With cold buffers.
+    pub(crate) fn new(image: Arc<Image>) -> Self {
+        Self {
+            image,
+            plan: Plan::default(),
+            decoder: Decoder::new(),
+            stored: Vec::new(),
+            content: Vec::new(),
+        }
+    }
+
+    /// Goes on with a read until its end, or until something of a piece has to be fetched, which is added to `missing`.
+    pub(crate) fn proceed(
+        &mut self,
+        memory: &GuestMemory,
+        read: &mut Read,
+        missing: &mut Vec<Missing>,
+    ) -> Progress {
+        while read.waiting == 0 && read.failure.is_none() {
+            read.delivered_bytes = read.position;
+            let Some((offset, len)) = read.span.next_piece() else {
+                return Progress::Done;
+            };
+            if let Err(error) = self.begin_piece(memory, read, (offset, len), missing) {
+                read.failure = Some(error);
+            }
+        }
+        if read.waiting == 0 {
+            Progress::Done
+        } else {
+            Progress::Waiting
+        }
+    }
+
+    fn begin_piece(
+        &mut self,
+        memory: &GuestMemory,
+        read: &mut Read,
+        (offset, len): (u64, usize),
+        missing: &mut Vec<Missing>,
+    ) -> Result<(), ExecuteError> {
+        let mut plan = std::mem::take(&mut self.plan);
+        let result = self.image.plan(offset, len, &mut plan);
+        let mut steps = result
+            .map_err(ExecuteError::from)
+            .map(|()| plan.steps().iter());
+        let result = steps.as_mut().map_or(Ok(()), |steps| {
+            steps.try_for_each(|step| {
+                let room = read.room(memory);
+                if let Some(part) = self.perform(room, step, read.position)? {
+                    missing.push(part);
+                    read.waiting += 1;
+                }
+                // A request is no longer than 32 bits can say.
+                read.position += u32::try_from(step.len).unwrap_or(u32::MAX);
+                Ok(())
+            })
+        });
+        let result = steps.map(drop).and(result);
+        self.plan = plan;
+        result
+    }
+
+    /// Delivers what is at hand of a step, and says what is not.
+    fn perform(
+        &mut self,
+        room: Room<'_>,
+        step: &Step,
+        position: u32,
+    ) -> Result<Option<Missing>, ExecuteError> {
+        match &step.origin {
+            Origin::Zero => {
+                room.clear(position, step.len)?;
+                Ok(None)
+            }
+            Origin::Plain { ordinal, stored } => {
+                let file = self.image.stored(*ordinal).and_then(ReadAt::file_range);
+                let read = file.map_or(0, |(file, start)| {
+                    let offset = start.saturating_add(stored.start);
+                    room.read_ready(position, step.len, file, offset)
+                });
+                self.rest(step, position, read)
+            }
+            Origin::Blocks { .. } => self.perform_blocks(room, step, position),
+        }
+    }
+
+    /// What is missing of a step whose first `done` bytes are delivered.
+    fn rest(
+        &self,
+        step: &Step,
+        position: u32,
+        done: usize,
+    ) -> Result<Option<Missing>, ExecuteError> {
+        if done >= step.len {
+            return Ok(None);
+        }
+        let position = position.saturating_add(u32::try_from(done).unwrap_or(u32::MAX));
+        let step = step.without_first(&self.image, done)?;
+        Ok(Some(Missing { step, position }))
+    }
+
+    fn perform_blocks(
+        &mut self,
+        room: Room<'_>,
+        step: &Step,
+        position: u32,
+    ) -> Result<Option<Missing>, ExecuteError> {
+        let content = grown(&mut self.content, step.len);
+        let Some(left) = self.decoder.recall(&self.image, step, content)? else {
+            room.write(position, content)?;
+            return Ok(None);
+        };
+        let skipped = usize::try_from(left.disk_offset - step.disk_offset).unwrap_or(usize::MAX);
+        let end = skipped.saturating_add(left.len);
+        if let Some((ordinal, range)) = left.stored()
+            && let Some(source) = self.image.stored(ordinal)
+        {
+            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            let stored = grown(&mut self.stored, len);
+            if source.read_ready_at(stored, range.start) == len {
+                let out = content.get_mut(skipped..end).unwrap_or_default();
+                self.decoder.decode(&self.image, &left, stored, out)?;
+                room.write(position, content)?;
+                return Ok(None);
+            }
+        }
+        let at =
+            |skipped: usize| position.saturating_add(u32::try_from(skipped).unwrap_or(u32::MAX));
+        room.write(position, content.get(..skipped).unwrap_or_default())?;
+        room.write(at(end), content.get(end..).unwrap_or_default())?;
+        let position = at(skipped);
+        let step = left;
+        Ok(Some(Missing { step, position }))
+    }
+
+    /// What was missing of a read is there, or cannot be had.
+    pub(crate) fn arrived(
+        &mut self,
+        memory: &GuestMemory,
+        read: &mut Read,
+        missing: &Missing,
+        stored: Result<&[u8], ReadError>,
+    ) {
+        read.waiting = read.waiting.saturating_sub(1);
+        if read.failure.is_some() {
+            return;
+        }
+        if let Err(error) = self.deliver(read.room(memory), missing, stored) {
+            read.failure = Some(error);
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        room: Room<'_>,
+        missing: &Missing,
+        stored: Result<&[u8], ReadError>,
+    ) -> Result<(), ExecuteError> {
+        let step = &missing.step;
+        let stored = stored.map_err(|error| self.failure(step, error))?;
+        if let Origin::Plain { .. } = step.origin
+            && stored.len() == step.len
+        {
+            return room.write(missing.position, stored);
+        }
+        let content = grown(&mut self.content, step.len);
+        self.decoder.decode(&self.image, step, stored, content)?;
+        room.write(missing.position, content)
+    }
+
+    fn failure(&self, step: &Step, source: ReadError) -> ReadFailure {
+        let ordinal = step
+            .stored()
+            .map(|(ordinal, _)| ordinal)
+            .unwrap_or_default();
+        self.image.failure(step.disk_offset, ordinal, source)
+    }
+}
+
+/// The first `len` bytes of `buffer`, which grows when it is shorter and never shrinks.
+fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.get_mut(..len).unwrap_or_default()
+}

@@ -1,0 +1,321 @@
+//! All reads of a queue: what is at hand is delivered at once, what is not is fetched, joined with its neighbours, while
+//! other requests go on.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use slab::Slab;
+use vm_memory::GuestAddress;
+
+use crate::device::Device;
+use crate::engine::{Engine, Fetch, Fetched};
+use crate::guest::GuestMemory;
+use crate::limits::{
+    MAX_FETCHES, MAX_PIECE_LEN_BYTES, MAX_QUEUE_FETCH_LEN_BYTES, MAX_QUEUED_FETCHES,
+};
+use crate::queue::{Buffer, Ticket};
+use crate::request::join::{Joined, Want, join};
+use crate::request::{ExecuteError, Missing, Outcome, Performer, Progress, Read, Span, Verdict};
+
+/// Most bytes of buffers that are kept for the next fetches while nothing is under way.
+const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
+
+/// The reads of one queue.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    device: Arc<Device>,
+    performer: Performer,
+    engine: Engine,
+    flights: Slab<Flight>,
+    fetches: Slab<Joined>,
+    /// Not looked at yet.
+    wants: Vec<Want>,
+    /// Not asked for yet, oldest first: there was no room.
+    queued: VecDeque<Joined>,
+    asked_bytes: usize,
+    /// What is kept from one read to the next.
+    missing: Vec<Missing>,
+    spare_reads: Vec<Read>,
+    spare_buffers: Vec<Vec<u8>>,
+}
+
+/// A read that waits for the disk.
+#[derive(Debug)]
+struct Flight {
+    ticket: Ticket,
+    status_address: Option<GuestAddress>,
+    read: Read,
+}
+
+/// A read that has come to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) ticket: Ticket,
+    pub(crate) status_address: Option<GuestAddress>,
+    pub(crate) result: Result<(), ExecuteError>,
+    pub(crate) delivered_bytes: u32,
+}
+
+impl Ended {
+    /// The same as the end of a request.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        Outcome {
+            verdict: self.result.map_or_else(Verdict::Failed, |()| Verdict::Done),
+            status_address: self.status_address,
+            delivered_bytes: self.delivered_bytes,
+        }
+    }
+}
+
+impl Reads {
+    /// No reads yet.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor left.
+    pub(crate) fn new(device: &Arc<Device>) -> io::Result<Self> {
+        Ok(Self {
+            device: Arc::clone(device),
+            performer: Performer::new(Arc::clone(device.image())),
+            engine: Engine::new(device)?,
+            flights: Slab::new(),
+            fetches: Slab::new(),
+            wants: Vec::new(),
+            queued: VecDeque::new(),
+            asked_bytes: 0,
+            missing: Vec::new(),
+            spare_reads: Vec::new(),
+            spare_buffers: Vec::new(),
+        })
+    }
+
+    /// Readable when [`Reads::reap`] has something to do.
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.engine.wake_fd()
+    }
+
+    /// To be called when [`Reads::wake_fd`] is readable.
+    pub(crate) fn heed_wake(&self) {
+        self.engine.heed_wake();
+    }
+
+    /// Whether any read waits for the disk.
+    pub(crate) fn are_waiting(&self) -> bool {
+        !self.flights.is_empty()
+    }
+
+    /// Whether so much waits for the disk that nothing should be added.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.queued.len() >= MAX_QUEUED_FETCHES
+    }
+
+    /// Begins a read into the buffers of `writable`. `None` when it waits for the disk.
+    pub(crate) fn begin(
+        &mut self,
+        memory: &GuestMemory,
+        ticket: Ticket,
+        span: Span,
+        status_address: Option<GuestAddress>,
+        writable: &mut Vec<Buffer>,
+    ) -> Option<Ended> {
+        let mut read = self.spare_reads.pop().unwrap_or_default();
+        read.begin(span, writable);
+        let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
+        let flight = Flight {
+            ticket,
+            status_address,
+            read,
+        };
+        if progress == Progress::Done {
+            return Some(self.end(flight));
+        }
+        let id = self.flights.insert(flight);
+        self.want(id);
+        None
+    }
+
+    fn end(&mut self, mut flight: Flight) -> Ended {
+        let (result, delivered_bytes) = flight.read.end();
+        if self.spare_reads.len() <= self.flights.len() {
+            self.spare_reads.push(flight.read);
+        }
+        Ended {
+            ticket: flight.ticket,
+            status_address: flight.status_address,
+            result,
+            delivered_bytes,
+        }
+    }
+
+    /// Takes over what is missing of the read `flight`.
+    fn want(&mut self, flight: usize) {
+        let wants = self.missing.drain(..).filter_map(|missing| {
+            let (ordinal, stored) = missing.step.stored()?;
+            Some(Want {
+                flight,
+                missing,
+                ordinal,
+                stored,
+                alone: false,
+            })
+        });
+        self.wants.extend(wants);
+    }
+
+    /// Has fetched what is missing, as far as the limits allow.
+    pub(crate) fn submit(&mut self) {
+        while self.has_room()
+            && let Some(fetch) = self.queued.pop_front()
+        {
+            self.fetch(fetch);
+        }
+        if self.wants.is_empty() {
+            return;
+        }
+        let mut apart = Vec::new();
+        for want in self.wants.drain(..) {
+            let fetches = self.fetches.iter_mut().map(|(_, fetch)| fetch);
+            let covers = |fetch: &&mut Joined| fetch.covers(&want);
+            match fetches.chain(&mut self.queued).find(covers) {
+                Some(fetch) => fetch.wants.push(want),
+                None => apart.push(want),
+            }
+        }
+        for fetch in join(apart) {
+            if self.has_room() {
+                self.fetch(fetch);
+            } else {
+                self.queued.push_back(fetch);
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        // One read is always under way, whatever the others do: when it has come, there is a next look.
+        self.fetches.is_empty()
+            || (self.fetches.len() < MAX_FETCHES
+                && self.asked_bytes < MAX_QUEUE_FETCH_LEN_BYTES
+                && self.device.fetch_budget().has_room())
+    }
+
+    fn fetch(&mut self, joined: Joined) {
+        let len = usize::try_from(joined.len_bytes()).unwrap_or(usize::MAX);
+        let mut buffer = self.spare_buffers.pop().unwrap_or_default();
+        buffer.resize(len, 0);
+        self.asked_bytes += len;
+        self.device.fetch_budget().take(len);
+        let (ordinal, offset) = (joined.ordinal, joined.stored.start);
+        let id = self.fetches.insert(joined);
+        self.engine.submit(Fetch {
+            id,
+            ordinal,
+            offset,
+            buffer,
+        });
+    }
+
+    /// Goes on with the reads whose bytes have come, and adds those that have ended to `ended`.
+    pub(crate) fn reap(&mut self, memory: &GuestMemory, ended: &mut Vec<Ended>) {
+        if self.fetches.is_empty() {
+            return;
+        }
+        while let Some(Fetched { id, buffer, result }) = self.engine.take() {
+            let Some(joined) = self.fetches.try_remove(id) else {
+                continue;
+            };
+            self.asked_bytes -= buffer.len();
+            self.device.fetch_budget().give_back(buffer.len());
+            match result {
+                // One of them may be to blame, and the others are not to suffer for it.
+                Err(_) if joined.wants.len() > 1 => {
+                    let alone = |want| Want {
+                        alone: true,
+                        ..want
+                    };
+                    self.wants.extend(joined.wants.into_iter().map(alone));
+                }
+                result => self.arrived(memory, joined, &buffer, result, ended),
+            }
+            self.keep(buffer);
+        }
+        self.submit();
+    }
+
+    fn arrived(
+        &mut self,
+        memory: &GuestMemory,
+        joined: Joined,
+        buffer: &[u8],
+        result: Result<(), blob::ReadError>,
+        ended: &mut Vec<Ended>,
+    ) {
+        let mut error = result.err();
+        for want in joined.wants {
+            let stored = match error.take() {
+                Some(error) => Err(error),
+                None => Ok(part_of(&joined.stored, buffer, &want.stored)),
+            };
+            let Some(flight) = self.flights.get_mut(want.flight) else {
+                continue;
+            };
+            let read = &mut flight.read;
+            self.performer.arrived(memory, read, &want.missing, stored);
+            match self.performer.proceed(memory, read, &mut self.missing) {
+                Progress::Waiting => self.want(want.flight),
+                Progress::Done => {
+                    let flight = self.flights.remove(want.flight);
+                    let end = self.end(flight);
+                    ended.push(end);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, buffer: Vec<u8>) {
+        self.spare_buffers.push(buffer);
+        if !self.fetches.is_empty() {
+            return;
+        }
+        let mut kept_bytes = 0;
+        self.spare_buffers.retain(|buffer| {
+            kept_bytes += buffer.capacity();
+            kept_bytes <= MAX_SPARE_LEN_BYTES
+        });
+    }
+
+    /// Nobody waits any more for this read: it fails, and whatever comes for it goes nowhere.
+    pub(crate) fn give_up(&mut self, ticket: Ticket) -> Option<Ended> {
+        let mut flights = self.flights.iter();
+        let (id, _) = flights.find(|(_, flight)| flight.ticket == ticket)?;
+        let flight = self.flights.remove(id);
+        let ended = self.end(flight);
+        Some(Ended {
+            result: Err(ExecuteError::TooLate),
+            ..ended
+        })
+    }
+
+    /// Leaves to themselves the reads that wait. Whenever their bytes come, they go nowhere.
+    pub(crate) fn abandon(self) {
+        self.device.fetch_budget().give_back(self.asked_bytes);
+        if !self.fetches.is_empty() {
+            self.engine.abandon();
+        }
+    }
+}
+
+/// The bytes `part` out of those of `whole`, which are in `buffer`. None if they are not there.
+fn part_of<'b>(
+    whole: &std::ops::Range<u64>,
+    buffer: &'b [u8],
+    part: &std::ops::Range<u64>,
+) -> &'b [u8] {
+    let skip = usize::try_from(part.start.saturating_sub(whole.start)).unwrap_or(usize::MAX);
+    let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX);
+    buffer
+        .get(skip..)
+        .and_then(|from| from.get(..len))
+        .unwrap_or_default()
+}

@@ -1,0 +1,201 @@
+//! The place for the data of one request: the driver's buffers, addressed as if they were one.
+
+use vm_memory::{Bytes, GuestAddress};
+
+use blob::FileBlob;
+
+use crate::guest::GuestMemory;
+use crate::queue::Buffer;
+use crate::request::ExecuteError;
+use crate::system::read_ready_to_guest;
+
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Buffers in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room<'a> {
+    /// The memory they lie in.
+    pub(crate) memory: &'a GuestMemory,
+    /// The buffers, in order.
+    pub(crate) buffers: &'a [Buffer],
+}
+
+impl<'a> Room<'a> {
+    /// Where `len` bytes from `position` on lie, piece by piece.
+    fn pieces(
+        self,
+        position: u32,
+        len: usize,
+    ) -> impl Iterator<Item = (GuestAddress, usize)> + Clone + use<'a> {
+        let mut skip = position;
+        let mut left = len;
+        self.buffers.iter().filter_map(move |buffer| {
+            if skip >= buffer.len_bytes {
+                skip -= buffer.len_bytes;
+                return None;
+            }
+            let room = (buffer.len_bytes - skip) as usize;
+            let piece = room.min(left);
+            // An address that overflows is nowhere, and whoever goes there is told.
+            let address = buffer.address.0.saturating_add(u64::from(skip));
+            left -= piece;
+            skip = 0;
+            (piece > 0).then_some((GuestAddress(address), piece))
+        })
+    }
+
+    /// Copies `bytes` to `position`. The copy is volatile: no reference into guest memory is ever formed.
+    ///
+    /// # Errors
+    ///
+    /// When a buffer is not in guest memory.
+    pub(crate) fn write(self, position: u32, bytes: &[u8]) -> Result<(), ExecuteError> {
+        let mut rest = bytes;
+        for (address, len) in self.pieces(position, bytes.len()) {
+            let (now, later) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            self.memory
+                .write_slice(now, address)
+                .map_err(|_outside| ExecuteError::Buffer { address: address.0 })?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Copies as many of `bytes` to the beginning as there is room for, and returns how many that are.
+    ///
+    /// # Errors
+    ///
+    /// When a buffer is not in guest memory.
+    pub(crate) fn write_some(self, bytes: &[u8]) -> Result<u32, ExecuteError> {
+        let room: usize = self.pieces(0, bytes.len()).map(|(_, len)| len).sum();
+        self.write(0, bytes.get(..room).unwrap_or(bytes))?;
+        Ok(u32::try_from(room).unwrap_or(u32::MAX))
+    }
+
+    /// Fills `len` bytes from `position` on with zeroes.
+    ///
+    /// # Errors
+    ///
+    /// When a buffer is not in guest memory.
+    pub(crate) fn clear(self, position: u32, len: usize) -> Result<(), ExecuteError> {
+        for (address, len) in self.pieces(position, len) {
+            let mut done = 0;
+            while done < len {
+                let now = (len - done).min(ZEROES.len());
+                let at = GuestAddress(address.0.saturating_add(done as u64));
+                self.memory
+                    .write_slice(&ZEROES[..now], at)
+                    .map_err(|_outside| ExecuteError::Buffer { address: address.0 })?;
+                done += now;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `len` bytes of a file from byte `offset` on to `position`, as many as are at hand, and returns how many
+    /// that were.
+    pub(crate) fn read_ready(
+        self,
+        position: u32,
+        len: usize,
+        file: &FileBlob,
+        offset: u64,
+    ) -> usize {
+        let mut done = 0;
+        while done < len {
+            let at = position.saturating_add(u32::try_from(done).unwrap_or(u32::MAX));
+            let pieces = self.pieces(at, len - done);
+            let offset = offset.saturating_add(done as u64);
+            match read_ready_to_guest(file, offset, self.memory, pieces) {
+                0 => break,
+                read => done += read,
+            }
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::test_memory;
+
+    fn buffers(parts: &[(u64, u32)]) -> Vec<Buffer> {
+        let buffer = |(address, len_bytes): &(u64, u32)| Buffer {
+            address: GuestAddress(*address),
+            len_bytes: *len_bytes,
+        };
+        parts.iter().map(buffer).collect()
+    }
+
+    fn bytes(memory: &GuestMemory, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn buffers_are_one_row_of_bytes() {
+        let memory = test_memory(&[(0, 4096)]);
+        let buffers = buffers(&[(100, 3), (200, 5), (300, 4)]);
+        let model: Vec<u64> = (100..103).chain(200..205).chain(300..304).collect();
+        let room = Room {
+            memory: &memory,
+            buffers: &buffers,
+        };
+        for position in 0..12_usize {
+            for len in 0..=12 - position {
+                memory.write_slice(&[0; 512], GuestAddress(0)).unwrap();
+                let at = u32::try_from(position).unwrap();
+                let data: Vec<u8> = (1..).take(len).collect();
+                room.write(at, &data).unwrap();
+                let mut expected = vec![0; 512];
+                for (address, byte) in model[position..].iter().zip(&data) {
+                    expected[usize::try_from(*address).unwrap()] = *byte;
+                }
+                assert_eq!(bytes(&memory, 0, 512), expected, "{len} at {position}");
+                room.clear(at, len).unwrap();
+                assert_eq!(bytes(&memory, 0, 512), [0; 512], "{len} at {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn long_stretches_of_zeroes_are_whole() {
+        let memory = test_memory(&[(0, 1 << 20)]);
+        memory
+            .write_slice(&vec![7; 1 << 20], GuestAddress(0))
+            .unwrap();
+        let buffers = buffers(&[(1, 200_000)]);
+        let room = Room {
+            memory: &memory,
+            buffers: &buffers,
+        };
+        room.clear(1, 199_998).unwrap();
+        assert_eq!(bytes(&memory, 0, 3), [7, 7, 0]);
+        assert_eq!(bytes(&memory, 199_998, 4), [0, 0, 7, 7]);
+        assert!(bytes(&memory, 2, 199_998).iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn buffers_outside_memory_are_named() {
+        let memory = test_memory(&[(0, 4096)]);
+        for (parts, bad) in [
+            (&[(0, 4), (4094, 4)][..], 4094),
+            (&[(9999, 8)], 9999),
+            (&[(u64::MAX, 8)], u64::MAX),
+        ] {
+            let buffers = buffers(parts);
+            let room = Room {
+                memory: &memory,
+                buffers: &buffers,
+            };
+            for result in [room.write(0, &[6; 8]), room.clear(0, 8)] {
+                let Err(ExecuteError::Buffer { address }) = result else {
+                    panic!("{result:?}");
+                };
+                assert_eq!(address, bad);
+            }
+        }
+    }
+}
