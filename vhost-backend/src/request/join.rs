@@ -44,6 +44,12 @@ impl Joined {
         self.stored.end - self.stored.start
     }
 
+    /// Whether all of it is for one request.
+    pub(super) fn is_for_one(&self) -> bool {
+        let first = self.wants.first().map(|want| want.flight);
+        self.wants.iter().all(|want| Some(want.flight) == first)
+    }
+
     /// Whether everything that `want` asks for is fetched here.
     pub(super) fn covers(&self, want: &Want) -> bool {
         self.ordinal == want.ordinal

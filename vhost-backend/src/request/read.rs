@@ -22,7 +22,6 @@ pub(crate) struct Read {
     /// Parts of the piece at hand that are being fetched.
     waiting: usize,
     failure: Option<ExecuteError>,
-    delivered_bytes: u32,
 }
 
 /// How far a read has come.
@@ -63,13 +62,15 @@ impl Read {
         self.position = 0;
         self.waiting = 0;
         self.failure = None;
-        self.delivered_bytes = 0;
     }
 
-    /// How it ended, and how many bytes of right data are in its buffers from their beginning on.
+    /// How it ended, and how many bytes of data count as written. Of a read that failed, parts may be there that cannot
+    /// be told apart, so nothing counts.
     pub(crate) fn end(&mut self) -> (Result<(), ExecuteError>, u32) {
-        let result = self.failure.take().map_or(Ok(()), Err);
-        (result, self.delivered_bytes)
+        match self.failure.take() {
+            None => (Ok(()), self.position),
+            Some(error) => (Err(error), 0),
+        }
     }
 
     fn room<'a>(&'a self, memory: &'a GuestMemory) -> Room<'a> {
@@ -100,7 +101,6 @@ impl Performer {
         missing: &mut Vec<Missing>,
     ) -> Progress {
         while read.waiting == 0 && read.failure.is_none() {
-            read.delivered_bytes = read.position;
             let Some((offset, len)) = read.span.next_piece() else {
                 return Progress::Done;
             };

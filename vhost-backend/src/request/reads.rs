@@ -229,7 +229,7 @@ impl Reads {
             self.device.fetch_budget().give_back(buffer.len());
             match result {
                 // One of them may be to blame, and the others are not to suffer for it.
-                Err(_) if joined.wants.len() > 1 => {
+                Err(_) if !joined.is_for_one() => {
                     let alone = |want| Want {
                         alone: true,
                         ..want
@@ -253,6 +253,7 @@ impl Reads {
     ) {
         let mut error = result.err();
         for want in joined.wants {
+            // After an error, no part of the buffer is used: all of it is for the one read that fails.
             let stored = match error.take() {
                 Some(error) => Err(error),
                 None => Ok(part_of(&joined.stored, buffer, &want.stored)),

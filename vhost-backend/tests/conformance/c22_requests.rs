@@ -25,7 +25,7 @@ line! {
     "C-22.14" "beyond the end nothing is read at all" => beyond_the_end,
     "C-22.15" "sectors that overflow are refused" => overflow,
     "C-22.16" "no whole sectors, no read" => odd_lengths,
-    "C-22.17" "a buffer that ends in nowhere is counted as far as it goes" => half_delivered,
+    "C-22.17" "a buffer that ends in nowhere fails the read, and no data count" => half_delivered,
     "C-22.18" "a ring of 1,024 descriptors in one request" => longest_chain,
     "C-22.19" "a flush succeeds" => flush,
     "C-22.20" "a request that fails harms none after it" => after_failure,
@@ -360,13 +360,15 @@ fn half_delivered() {
             (STATUS, 1, WRITE),
         ];
         bench.driver.chain(0, 0, &pieces);
-        assert_eq!(bench.driver.run(0, 0).used_len, 1025);
+        assert_eq!(bench.driver.run(0, 0).used_len, 1);
         assert_eq!(bench.driver.bytes(STATUS, 1), [IOERR]);
         let found = [
             bench.driver.bytes(DATA, 1000),
             bench.driver.bytes(DATA + 0x1000, 24),
         ];
-        assert!(found.concat() == bench.sectors(500, 1024));
+        let right = bench.sectors(500, 1024);
+        let mut bytes = std::iter::zip(found.concat(), right.iter());
+        assert!(bytes.all(|(byte, right)| byte == 0xEE || byte == *right));
         assert_eq!(bench.driver.bytes(DATA + 0x1800, 512), [0xEE; 512]);
     }
 }

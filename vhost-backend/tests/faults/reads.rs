@@ -118,11 +118,11 @@ fn every_read_of_a_boot_stalls_once_and_is_right_all_the_same() {
     assert!(stalls > 30);
 }
 
-/// Every tenth, for each of them takes half a second by design.
+/// A few of them, for each takes half a second by design.
 #[test]
 fn ring_stops_in_time_at_whatever_read_the_disk_hangs() {
     let (device, stall, disk) = stalling();
-    for number in (0..40).step_by(10) {
+    for number in (0..12).step_by(3) {
         let (stream, _served) = serve(&device);
         let mut driver = Driver::start(stream, 1);
         stall.close_after(number);
@@ -138,7 +138,7 @@ fn ring_stops_in_time_at_whatever_read_the_disk_hangs() {
             driver.offer(0, head);
         }
         driver.kick(0);
-        wait_until("the disk to hang", || stall.waiting() == 1);
+        wait_until("the disk to hang", || stall.waiting() > 0);
         let start = Instant::now();
         let position = driver.stop_ring(0);
         assert!(start.elapsed() < Duration::from_secs(1), "{number}");
