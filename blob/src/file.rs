@@ -65,11 +65,14 @@ impl FileBlob {
     pub fn open(path: &Path) -> Result<Self, FileOpenError> {
         // Without O_NONBLOCK, opening a FIFO would wait for a writer, perhaps for ever. It does nothing to
         // regular files and block devices.
-        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(path)
+        let open = |flags: OFlags| {
+            let mut options = OpenOptions::new();
+            let flags = i32::try_from(flags.bits()).unwrap_or_default();
+            options.read(true).custom_flags(flags).open(path)
+        };
+        // To note the time of every read is of no use to anybody; only the owner may leave it out.
+        let file = open(OFlags::NONBLOCK | OFlags::NOATIME)
+            .or_else(|_not_owner| open(OFlags::NONBLOCK))
             .map_err(FileOpenError::Open)?;
         Self::from_file(file)
     }

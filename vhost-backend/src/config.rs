@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use image::{Image, ImageConfig, Shown};
@@ -86,7 +87,11 @@ impl Service {
     /// The first thing that is not as it should be.
     pub fn prepare(args: &Args, door: DoorChoice, shutdown: &Shutdown) -> Result<Self, Failure> {
         let layers = layers(args)?;
-        let image = Image::open(&layers).map_err(|error| failure_to_open(error.into()))?;
+        // More than memory can hold is as good as no limit.
+        let cache_len_bytes = usize::try_from(args.cache_size).unwrap_or(usize::MAX);
+        let image = Image::open(&layers)
+            .map_err(|error| failure_to_open(error.into()))?
+            .with_cache(cache_len_bytes);
         image
             .warnings()
             .iter()
@@ -94,6 +99,7 @@ impl Service {
         let limits = DeviceLimits {
             num_queues: args.num_queues,
             queue_size: args.queue_size,
+            poll: Duration::from_micros(args.poll_us),
         };
         let device = Arc::new(Device::new(Arc::new(image), args.serial.clone(), limits));
         log_device(&device);

@@ -42,6 +42,17 @@ pub const MAX_QUEUED_FETCHES: usize = 256;
 /// Most threads of a device that wait for the disk.
 pub const MAX_READ_THREADS: usize = 64;
 
+/// Longest time in microseconds that a queue may look at its ring before it sleeps: more than any wake-up takes, and
+/// little enough that a queue which is to stop does so at once.
+pub const MAX_POLL_US: u64 = 10_000;
+
+/// Bytes of decoded blocks that are kept when nobody says otherwise: room for some hundred blocks of the largest size,
+/// more than all queues of a guest read through at a time.
+pub const DEFAULT_CACHE_LEN_BYTES: u64 = 16 << 20;
+
+/// Most bytes of decoded blocks that may be kept.
+pub const MAX_CACHE_LEN_BYTES: u64 = 1 << 40;
+
 /// Most memory regions of a guest. QEMU's hot-plug stops at 256 slots.
 pub const MAX_MEMORY_REGIONS: usize = 256;
 
@@ -64,6 +75,8 @@ pub struct DeviceLimits {
     pub num_queues: u16,
     /// Ring size in entries that `seg_max` is derived from.
     pub queue_size: u16,
+    /// How long a queue looks at its ring before it sleeps.
+    pub poll: Duration,
 }
 
 impl Default for DeviceLimits {
@@ -71,6 +84,7 @@ impl Default for DeviceLimits {
         Self {
             num_queues: DEFAULT_QUEUES,
             queue_size: DEFAULT_RING_SIZE,
+            poll: Duration::ZERO,
         }
     }
 }

@@ -73,6 +73,7 @@ mod tests {
             &DeviceLimits {
                 num_queues: 7,
                 queue_size: 128,
+                ..DeviceLimits::default()
             },
             65_536,
         )
@@ -126,6 +127,7 @@ mod tests {
                 &DeviceLimits {
                     num_queues: 1,
                     queue_size,
+                    ..DeviceLimits::default()
                 },
                 0,
             );

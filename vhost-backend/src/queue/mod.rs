@@ -5,6 +5,7 @@
 
 mod chain;
 mod layout;
+mod poll;
 mod ring;
 mod service;
 mod worker;

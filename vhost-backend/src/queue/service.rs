@@ -11,6 +11,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::killpoint::{self, Point};
 use crate::limits::{MAX_BATCH, STOP_DEADLINE};
+use crate::queue::poll::Poll;
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
 use crate::queue::{Chain, RingError, SplitRing, Ticket};
 use crate::request::{Ended, Outcome, Parsed, Plan, Reads, Room, Verdict, parse, plan};
@@ -43,6 +44,7 @@ pub(crate) struct Service {
     stop: Arc<Stop>,
     reads: Reads,
     chain: Chain,
+    poll: Poll,
     /// Kept from one look to the next.
     ended: Vec<Ended>,
 }
@@ -59,6 +61,7 @@ struct Setup {
 
 impl Service {
     pub(crate) fn new(setup: QueueSetup, epoll: Epoll, stop: Arc<Stop>, reads: Reads) -> Self {
+        let poll = Poll::new(setup.device.limits().poll);
         Self {
             ring: setup.ring,
             setup: Setup {
@@ -73,6 +76,7 @@ impl Service {
             stop,
             reads,
             chain: Chain::default(),
+            poll,
             ended: Vec::new(),
         }
     }
@@ -80,9 +84,11 @@ impl Service {
     /// Serves until the session or the driver puts an end to it.
     pub(crate) fn run(mut self) -> Stopped {
         let end = self.serve_until_stopped();
-        let end = match end {
-            End::Stopped => self.drain().err().unwrap_or(End::Stopped),
-            end => end,
+        // Also where the driver broke the ring: what it asked for before is answered.
+        let drained = self.drain();
+        let end = match (end, drained) {
+            (End::Stopped, Err(error)) => error.into(),
+            (end, _) => end,
         };
         let broken = match end {
             End::Stopped => false,
@@ -115,11 +121,20 @@ impl Service {
             self.heed_stop()?;
             self.ring.disable_notification()?;
             while self.serve_batch()? {}
+            if !self.reads.are_waiting() && self.look() {
+                continue;
+            }
             // What is under way wakes the thread when it has come, and there is room again.
             if self.reads.are_too_many() || !self.ring.enable_notification()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Looks at the ring for a while, if that was asked for.
+    fn look(&mut self) -> bool {
+        let (ring, stop) = (&self.ring, &self.stop);
+        self.poll.look(|| ring.has_more() || stop.is_requested())
     }
 
     /// Takes a few requests and gives back what is done. `false` when there was none to take.
@@ -142,8 +157,6 @@ impl Service {
         // What a predecessor had taken is under way, so it belongs to what a stop waits for: who takes over on another
         // machine has no map that speaks of it.
         if !self.ring.has_left_over() && self.stop.is_requested() {
-            // What is done is given back all the same.
-            self.ring.publish()?;
             return Err(End::Stopped);
         }
         Ok(self.ring.take()?)
@@ -229,7 +242,7 @@ impl Service {
     }
 
     /// Waits for what is under way, but not for ever: what the disk does not answer in time is put back.
-    fn drain(&mut self) -> Result<(), End> {
+    fn drain(&mut self) -> Result<(), RingError> {
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
             self.reap();
@@ -252,7 +265,7 @@ impl Service {
                 self.end(ticket, ended.into_outcome());
             }
         }
-        Ok(self.ring.publish()?)
+        self.ring.publish()
     }
 
     /// Sleeps until something is fetched, but no longer than this.
@@ -268,14 +281,18 @@ impl Service {
     }
 
     /// Sleeps until the driver kicks, something is fetched, or the session stops the queue.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let mut events = [EpollEvent::default(); 3];
+        self.poll.falls_asleep();
         let Ok(count) = self.epoll.wait(-1, &mut events) else {
             return;
         };
         for event in events.iter().take(count) {
             match event.data() {
-                KICK => self.consume_kick(event.event_set()),
+                KICK => {
+                    self.poll.is_woken();
+                    self.consume_kick(event.event_set());
+                }
                 FETCHED => self.reads.heed_wake(),
                 _ => {}
             }

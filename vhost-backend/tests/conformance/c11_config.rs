@@ -130,6 +130,7 @@ fn seg_max() {
         let limits = DeviceLimits {
             num_queues: 1,
             queue_size,
+            ..DeviceLimits::default()
         };
         let image = Arc::clone(shared().0.image());
         let device = Arc::new(Device::new(image, None, limits));
