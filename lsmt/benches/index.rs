@@ -1,6 +1,6 @@
 //! Opening, merging, looking up, by themselves and in memory: `cargo bench -p lsmt`.
 //!
-//! Times are of whole runs; a run of lookups is 10,000 of them at random sectors, so that items per second are
+//! Times are of whole runs; a run of lookups is 100,000 of them at random sectors, so that items per second are
 //! lookups per second. `cargo bench -p lsmt -- lookup` runs a part.
 #![expect(
     clippy::unwrap_used,
@@ -17,8 +17,8 @@ fn main() {
 
 /// Segments, or records, that a benchmark is run with.
 const SIZES: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
-/// Lookups in one run. Their sectors take 80 KB, which leaves most of the second-level cache alone.
-const LOOKUPS: usize = 10_000;
+/// Lookups in one run: enough that their places in a large index do not all stay in a cache.
+const LOOKUPS: usize = 100_000;
 /// Sectors of data in a made layer, as many as the longest of its runs, which all share them.
 const DATA_SECTORS: usize = 128;
 /// Where the index of a made layer starts.
