@@ -117,7 +117,7 @@ impl<S: ReadAt> Disk<S> {
         out: &mut Vec<Extent>,
     ) -> Result<(), ReadError> {
         out.clear();
-        out.extend(self.extents(offset, len_bytes)?);
+        self.extents(offset, len_bytes)?.append_to(out);
         Ok(())
     }
 

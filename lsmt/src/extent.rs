@@ -107,6 +107,26 @@ impl<'a> Extents<'a> {
             held: None,
         }
     }
+
+    /// Appends all of them to `out`.
+    #[inline]
+    pub(crate) fn append_to(mut self, out: &mut Vec<Extent>) {
+        // Most reads lie in one segment or in one gap, and there is nothing to join.
+        let Some(piece) = self.pieces.next() else {
+            return;
+        };
+        if self.pieces.is_used_up() {
+            out.push(piece);
+        } else {
+            self.held = Some(piece);
+            self.append_joined_to(out);
+        }
+    }
+
+    #[inline(never)]
+    fn append_joined_to(self, out: &mut Vec<Extent>) {
+        out.extend(self);
+    }
 }
 
 impl Iterator for Extents<'_> {
@@ -136,12 +156,19 @@ struct Pieces<'a> {
     end: u64,
 }
 
+impl Pieces<'_> {
+    fn is_used_up(&self) -> bool {
+        self.offset >= self.end
+    }
+}
+
 impl Iterator for Pieces<'_> {
     type Item = Extent;
 
+    #[inline]
     fn next(&mut self) -> Option<Extent> {
         let disk_offset = self.offset;
-        if disk_offset >= self.end {
+        if self.is_used_up() {
             return None;
         }
         let segment = self.segments.as_slice().first().copied();

@@ -78,6 +78,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bucket_table;
 mod disk;
 mod error;
 mod extent;

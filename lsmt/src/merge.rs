@@ -9,31 +9,52 @@ mod tests;
 
 /// Merges indexes, lowest first, into one of at most `max` segments.
 ///
-/// Neighbours are laid over each other pair by pair, then the results, until one is left: every record is looked
-/// at once per level, log2(layers) times in all, whatever the indexes hold. Which layers are joined first does
-/// not matter, for a segment is cut exactly where something above it begins or ends. Indexes are freed as soon
-/// as they are used up; a single one is returned as it is.
+/// Which layers are joined first does not matter, for a segment is cut exactly where something above it begins or
+/// ends. So those are joined first that are small: every record is looked at log2(all records / records of its
+/// layer) times and at most two times more, which is log2(layers) if layers are alike, and once or twice for the
+/// records of a large layer under small ones. Indexes are freed as soon as they are used up; a single one is
+/// returned as it is.
 pub(crate) fn merge(
     mut indexes: Vec<Vec<Segment>>,
     max: usize,
 ) -> Result<Vec<Segment>, StackError> {
-    while indexes.len() > 1 {
-        let mut joined = Vec::with_capacity(indexes.len().div_ceil(2));
-        let mut rest = indexes.into_iter();
-        while let Some(lower) = rest.next() {
-            joined.push(match rest.next() {
-                Some(upper) => overlay(lower, upper, max)?,
-                None => lower,
-            });
-        }
-        indexes = joined;
-    }
-    let mut merged = indexes.pop().unwrap_or_default();
+    let mut merged = join(&mut indexes, max)?;
     if merged.len() > max {
         return Err(StackError::TooManySegments { max });
     }
     merged.shrink_to_fit();
     Ok(merged)
+}
+
+/// Lays the upper half of `indexes` over the lower one, halves by number of records. Takes them out.
+///
+/// At most as many calls are open at once as there are layers.
+fn join(indexes: &mut [Vec<Segment>], max: usize) -> Result<Vec<Segment>, StackError> {
+    match indexes {
+        [] => Ok(Vec::new()),
+        [index] => Ok(std::mem::take(index)),
+        _ => {
+            let (lower, upper) = indexes.split_at_mut(half(indexes));
+            let lower = join(lower, max)?;
+            let upper = join(upper, max)?;
+            overlay(lower, upper, max)
+        }
+    }
+}
+
+/// How many of the lower ones, neither none nor all, come nearest to half of the records.
+fn half(indexes: &[Vec<Segment>]) -> usize {
+    let records = indexes.iter().map(Vec::len).fold(0, usize::wrapping_add);
+    let mut below = 0_usize;
+    let (mut least_uneven, mut half) = (usize::MAX, 1);
+    for (count, index) in (1..indexes.len()).zip(indexes) {
+        below = below.wrapping_add(index.len());
+        let uneven = below.wrapping_mul(2).abs_diff(records);
+        if uneven <= least_uneven {
+            (least_uneven, half) = (uneven, count);
+        }
+    }
+    half
 }
 
 /// Everything of `upper`, and of `lower` whatever `upper` leaves uncovered.

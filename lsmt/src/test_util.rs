@@ -1,4 +1,9 @@
-//! For tests, here and in the rooms above: layers as live systems leave them behind.
+//! For tests, here and in the rooms above: layers as live systems leave them behind. For benchmarks: the steps of
+//! opening and reading, each by itself.
+
+mod steps;
+
+pub use steps::{Index, Search};
 
 use blob::test_util::noise;
 use zerocopy::IntoBytes;

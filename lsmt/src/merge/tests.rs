@@ -7,7 +7,7 @@
 
 use blob::test_util::noise;
 
-use super::{clip, merge};
+use super::{clip, half, merge};
 use crate::error::StackError;
 use crate::format::MAX_SEGMENTS;
 use crate::segment::Segment;
@@ -123,6 +123,27 @@ fn as_many_layers_as_there_can_be() {
         .collect();
     let expected = painted(&layers, 4000);
     assert_eq!(merge(layers, MAX_SEGMENTS).unwrap(), expected);
+}
+
+#[test]
+fn layers_are_halved_by_their_records() {
+    let halved = |records: &[u64]| {
+        let layers = records.iter().map(|count| {
+            let runs: Vec<_> = (0..*count).map(|k| (k, 1, 8, false)).collect();
+            layer(0, &runs)
+        });
+        half(&layers.collect::<Vec<_>>())
+    };
+    // A large layer is by itself, wherever it is.
+    assert_eq!(halved(&[500, 1, 1, 1]), 1);
+    assert_eq!(halved(&[1, 1, 1, 500]), 3);
+    assert_eq!(halved(&[1, 500, 1]), 2);
+    assert_eq!(halved(&[10, 10, 10, 10, 10]), 3);
+    assert_eq!(halved(&[10, 20, 29, 31, 28]), 3);
+    // None of the halves is empty.
+    assert_eq!(halved(&[0, 0]), 1);
+    assert_eq!(halved(&[7, 0]), 1);
+    assert_eq!(halved(&[0, 7, 0]), 2);
 }
 
 #[test]
