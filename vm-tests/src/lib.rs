@@ -25,6 +25,7 @@ pub mod firecracker;
 pub mod initrd;
 pub mod layers;
 pub mod linux;
+pub mod load;
 pub mod process;
 pub mod qemu;
 pub mod qmp;

@@ -1,0 +1,106 @@
+//! How fast is `vbd-vhost`, and what does a read cost? Run by `scripts/bench`; `--help` says what can be asked, and
+//! docs/performance.md what the columns mean.
+#![forbid(unsafe_code)]
+
+mod args;
+mod content;
+mod disks;
+mod groups;
+mod machine;
+mod measure;
+mod report;
+mod rounds;
+mod server;
+mod syscalls;
+mod table;
+mod usage;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use vm_tests::artifacts;
+
+use crate::args::{Args, Group};
+use crate::disks::Disks;
+use crate::measure::Settings;
+use crate::report::Report;
+use crate::rounds::Bench;
+use crate::server::Programs;
+use crate::syscalls::Counter;
+
+/// A line of progress, on standard error.
+#[macro_export]
+macro_rules! say {
+    ($($word:tt)*) => { $crate::progress(format_args!($($word)*)) };
+}
+
+pub(crate) fn progress(text: std::fmt::Arguments<'_>) {
+    // Who closes it does not want to hear.
+    let _ok = writeln!(std::io::stderr(), "bench: {text}");
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let programs = Programs::find(args.vbd.clone(), args.baseline.clone(), !args.no_peers)?;
+    let parent = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => artifacts::target_dir()?,
+    };
+    let disks = Disks::new(&parent, args.disk_bytes(), args.keep)?;
+    let mut report = Report {
+        machine: machine::describe(&programs),
+        reference: rounds::reference(&args, &programs),
+        ..Report::default()
+    };
+    if let Some(reference) = &report.reference {
+        let pair = ("reference (/ref)".into(), reference.clone());
+        report.machine.push(pair);
+    }
+    let settings = settings(&args, &mut report);
+    let bench = Bench {
+        args: &args,
+        programs: &programs,
+        disks: &disks,
+        settings: &settings,
+    };
+    for group in args.groups() {
+        bench.group(group, &mut report)?;
+    }
+    std::io::stdout().write_all(table::text(&report).as_bytes())?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&report.json())?)?;
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    fn group(&self, group: Group, report: &mut Report) -> Result<()> {
+        match group {
+            Group::Limits => Ok(()),
+            _ => self.rounds(group, report),
+        }
+    }
+}
+
+fn settings(args: &Args, report: &mut Report) -> Settings {
+    let counter = if args.no_syscalls {
+        None
+    } else {
+        Counter::find()
+            .map_err(|why| report.notes.push(format!("no system calls counted: {why}")))
+            .ok()
+    };
+    Settings {
+        seconds: args.seconds(),
+        seed: args.seed,
+        segment_bytes: args.segment_bytes,
+        inflight: !args.no_inflight,
+        counter,
+    }
+}
+
+fn write(path: &PathBuf, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
