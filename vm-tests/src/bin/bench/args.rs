@@ -66,6 +66,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES")]
     pub(crate) segment_bytes: Option<usize>,
 
+    /// Keep guests and backends on different processors, half of them each. Less like life, but the numbers differ
+    /// less from run to run.
+    #[arg(long)]
+    pub(crate) pin: bool,
+
     /// Do not take the map of requests in flight (INFLIGHT_SHMFD) where it is offered.
     #[arg(long)]
     pub(crate) no_inflight: bool,

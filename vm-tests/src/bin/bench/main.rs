@@ -3,14 +3,20 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cold;
 mod content;
 mod disks;
 mod groups;
+mod idle;
+mod limits;
 mod machine;
 mod measure;
+mod pin;
 mod report;
 mod rounds;
+mod scale;
 mod server;
+mod svg;
 mod syscalls;
 mod table;
 mod usage;
@@ -25,6 +31,7 @@ use vm_tests::artifacts;
 use crate::args::{Args, Group};
 use crate::disks::Disks;
 use crate::measure::Settings;
+use crate::pin::Pin;
 use crate::report::Report;
 use crate::rounds::Bench;
 use crate::server::Programs;
@@ -64,22 +71,43 @@ fn main() -> Result<()> {
         programs: &programs,
         disks: &disks,
         settings: &settings,
+        pin: args.pin.then(Pin::new).transpose()?,
     };
+    let mut failed = None;
     for group in args.groups() {
-        bench.group(group, &mut report)?;
+        // What has been measured is worth showing, whatever comes then.
+        if let Err(error) = bench.group(group, &mut report) {
+            say!("{} failed: {error:#}", group.name());
+            report
+                .notes
+                .push(format!("{} failed: {error:#}", group.name()));
+            failed = Some(error.context(group.name()));
+        }
     }
     std::io::stdout().write_all(table::text(&report).as_bytes())?;
     if let Some(path) = &args.json {
         write(path, &serde_json::to_string_pretty(&report.json())?)?;
     }
-    Ok(())
+    if let Some(path) = &args.svg {
+        write(path, &svg::chart(&report))?;
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 impl Bench<'_> {
     fn group(&self, group: Group, report: &mut Report) -> Result<()> {
         match group {
-            Group::Limits => Ok(()),
-            _ => self.rounds(group, report),
+            Group::Limits => self.limits(report),
+            Group::Scale => self.scale(report),
+            Group::Cold => self.cold(report),
+            Group::Latency => {
+                self.rounds(group, report)?;
+                self.idle(report)?;
+                self.start_times(report)
+            }
+            Group::Random | Group::Sequential | Group::Depth | Group::Blocks => {
+                self.rounds(group, report)
+            }
         }
     }
 }

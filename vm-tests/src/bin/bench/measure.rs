@@ -10,7 +10,7 @@ use crate::syscalls::Counter;
 use crate::usage::{MemoryUse, Usage};
 
 /// Not measured: page faults of the first touch, clocks that speed up.
-const WARM_UP_SECONDS: f64 = 0.15;
+pub(crate) const WARM_UP_SECONDS: f64 = 0.15;
 /// Bytes compared with the flat image before anything is timed.
 const VERIFIED_BYTES: u64 = 32 << 20;
 /// Requests of the pass that counts system calls.

@@ -20,6 +20,19 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// Nothing measured yet.
+    pub(crate) fn new(group: Group, case: &Case, subject: String) -> Self {
+        Self {
+            group,
+            case: case.clone(),
+            subject,
+            samples: Vec::new(),
+            syscalls: None,
+            ratio: None,
+            baseline_ratio: None,
+        }
+    }
+
     pub(crate) fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(of))
     }

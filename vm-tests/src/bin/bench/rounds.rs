@@ -8,6 +8,7 @@ use crate::args::{Args, Group};
 use crate::disks::{Disks, make_cached};
 use crate::groups;
 use crate::measure::{Case, Settings, count_syscalls, measure, verify};
+use crate::pin::Pin;
 use crate::report::{Report, Row};
 use crate::say;
 use crate::server::{Aio, Programs, Server, Subject};
@@ -19,12 +20,17 @@ pub(crate) struct Bench<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) disks: &'a Disks,
     pub(crate) settings: &'a Settings,
+    pub(crate) pin: Option<Pin>,
 }
 
 impl Bench<'_> {
     /// Those of the group that are there and wanted.
     pub(crate) fn subjects(&self, group: Group) -> Vec<Subject> {
-        let (subjects, _) = groups::plan(group);
+        self.possible(groups::plan(group).0)
+    }
+
+    /// Those that are there and wanted.
+    pub(crate) fn possible(&self, subjects: impl IntoIterator<Item = Subject>) -> Vec<Subject> {
         subjects
             .into_iter()
             .filter(|subject| subject.is_possible(self.programs))
@@ -33,7 +39,13 @@ impl Bench<'_> {
     }
 
     pub(crate) fn start(&self, subject: Subject) -> Result<Server> {
-        Server::start(subject, self.programs, self.disks)
+        // Before anything is pinned or timed.
+        subject.files(self.programs, self.disks)?;
+        let start = || Server::start(subject, self.programs, self.disks);
+        match self.pin {
+            Some(pin) => pin.as_backend(start),
+            None => start(),
+        }
     }
 
     /// Measures the group.
@@ -51,7 +63,8 @@ impl Bench<'_> {
         for case in &cases {
             say!("{}: {}", group.name(), case.name);
             let mut rows = self.case(group, case, &servers, &reference)?;
-            compare(&mut rows, &servers, report.reference.as_deref());
+            let subjects: Vec<_> = servers.iter().map(|server| server.subject).collect();
+            compare(&mut rows, &subjects, report.reference.as_deref());
             report.rows.append(&mut rows);
         }
         Ok(())
@@ -66,15 +79,7 @@ impl Bench<'_> {
     ) -> Result<Vec<Row>> {
         let mut rows: Vec<Row> = servers
             .iter()
-            .map(|server| Row {
-                group,
-                case: case.clone(),
-                subject: server.subject.name(),
-                samples: Vec::new(),
-                syscalls: None,
-                ratio: None,
-                baseline_ratio: None,
-            })
+            .map(|server| Row::new(group, case, server.subject.name()))
             .collect();
         for server in servers {
             make_cached(&server.files)?;
@@ -94,15 +99,15 @@ impl Bench<'_> {
 }
 
 /// Sets the ratios of rows that were measured together.
-fn compare(rows: &mut [Row], servers: &[Server], reference: Option<&str>) {
+pub(crate) fn compare(rows: &mut [Row], subjects: &[Subject], reference: Option<&str>) {
     let position = |name: &str| rows.iter().position(|row| row.subject == name);
     let reference = reference.and_then(position);
     let ratios: Vec<_> = rows
         .iter()
-        .zip(servers)
-        .map(|(row, server)| {
-            let base = match server.subject {
-                Subject::Vbd(stack) => position(&Subject::Base(stack).name()),
+        .zip(subjects)
+        .map(|(row, subject)| {
+            let base = match subject {
+                Subject::Vbd(stack) => position(&Subject::Base(*stack).name()),
                 _ => None,
             };
             let to = |other: usize| row.ratio_to(&rows[other]);

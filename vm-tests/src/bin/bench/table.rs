@@ -31,7 +31,7 @@ pub(crate) fn text(report: &Report) -> String {
         line(
             &mut out,
             &format!(
-                "  {:<22} {:<44} {value:>9} {}",
+                "  {:<18} {:<54} {value:>9} {}",
                 fact.subject, fact.what, fact.unit
             ),
         );
@@ -53,8 +53,7 @@ fn line(out: &mut String, text: &str) {
 fn columns(heading: &str, report: &Report) -> String {
     let baseline = if has_baseline(report) { "  /base" } else { "" };
     format!(
-        "{heading:<32} {:>9} {:>17} {:>6}{baseline} {:>7} {:>7} {:>7} {:>7} {:>5} {:>5} {:>5} {:>5} {:>5} {:>7}",
-        "rate",
+        "{heading:<44} {:>17} {:>6}{baseline} {:>7} {:>7} {:>7} {:>7} {:>5} {:>5} {:>5} {:>5} {:>5} {:>7}",
         "(lowest-highest)",
         "/ref",
         "p50 us",
@@ -66,7 +65,7 @@ fn columns(heading: &str, report: &Report) -> String {
         "preem",
         "kicks",
         "irqs",
-        "RSS MiB",
+        "mem MiB",
     )
 }
 
@@ -96,7 +95,7 @@ fn row_text(row: &Row, report: &Report) -> String {
     };
     let middle = row.median(|sample| row.rate(sample));
     format!(
-        "  {:<24} {:>9} {unit:<5} {range:>17} {}{baseline} {:>7} {:>7} {:>7} {:>7.2} {} {:>5.2} {:>5.2} {:>5.2} {:>5.2} {:>7.1}",
+        "  {:<26} {:>9} {unit:<5} {range:>17} {}{baseline} {:>7} {:>7} {:>7} {:>7.2} {} {:>5.2} {:>5.2} {:>5.2} {:>5.2} {:>7.1}",
         row.subject,
         rate(middle),
         optional(row.ratio, 6),
