@@ -77,11 +77,10 @@ fn main() -> Result<()> {
     for group in args.groups() {
         // What has been measured is worth showing, whatever comes then.
         if let Err(error) = bench.group(group, &mut report) {
-            say!("{} failed: {error:#}", group.name());
             report
                 .notes
                 .push(format!("{} failed: {error:#}", group.name()));
-            failed = Some(error.context(group.name()));
+            failed = Some(error.context(format!("{} failed", group.name())));
         }
     }
     std::io::stdout().write_all(table::text(&report).as_bytes())?;
@@ -102,8 +101,13 @@ impl Bench<'_> {
             Group::Cold => self.cold(report),
             Group::Latency => {
                 self.rounds(group, report)?;
-                self.idle(report)?;
-                self.start_times(report)
+                if self.args.wants_workload("idle") {
+                    self.idle(report)?;
+                }
+                if self.args.wants_workload("start") {
+                    self.start_times(report)?;
+                }
+                Ok(())
             }
             Group::Random | Group::Sequential | Group::Depth | Group::Blocks => {
                 self.rounds(group, report)

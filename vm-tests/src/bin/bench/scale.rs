@@ -22,7 +22,6 @@ struct Crowd {
     row: Row,
     /// Requests of the guest that got fewest, for each of the guest that got most.
     fairness: Vec<f64>,
-    pss_bytes: Vec<f64>,
 }
 
 impl Bench<'_> {
@@ -35,7 +34,8 @@ impl Bench<'_> {
         for case in cases {
             for guests in GUESTS {
                 let mut case = case.clone();
-                case.name = format!("{} x {guests} guests", case.name);
+                let plural = if guests == 1 { "" } else { "s" };
+                case.name = format!("{} x {guests} guest{plural}", case.name);
                 if self.args.wants_workload(&case.name) {
                     say!("scale: {}", case.name);
                     self.guests(&case, guests, report)?;
@@ -59,7 +59,6 @@ impl Bench<'_> {
                 servers,
                 row: Row::new(Group::Scale, case, subject.name()),
                 fairness: Vec::new(),
-                pss_bytes: Vec::new(),
             });
         }
         for _round in 0..self.args.rounds() {
@@ -72,14 +71,10 @@ impl Bench<'_> {
             .filter_map(|crowd| Some(crowd.servers.first()?.subject))
             .collect();
         for crowd in &crowds {
-            let mib = median(crowd.pss_bytes.iter().copied()) / f64::from(1 << 20);
-            let fairness = median(crowd.fairness.iter().copied());
-            for (what, value) in [
-                ("memory (PSS)", (mib, "MiB")),
-                ("slowest guest to fastest", (fairness, "")),
-            ] {
-                let what = format!("{}: {what}", case.name);
-                report.fact(Group::Scale, what, &crowd.row.subject, value);
+            if guests > 1 {
+                let fairness = median(crowd.fairness.iter().copied());
+                let what = format!("{}: slowest to fastest", case.name);
+                report.fact(Group::Scale, what, &crowd.row.subject, (fairness, ""));
             }
         }
         let mut rows: Vec<Row> = crowds.into_iter().map(|crowd| crowd.row).collect();
@@ -113,7 +108,6 @@ impl Bench<'_> {
         let most = requests().max().unwrap_or_default().max(1);
         let fewest = requests().min().unwrap_or_default();
         crowd.fairness.push(fewest as f64 / most as f64);
-        crowd.pss_bytes.push(pss_bytes as f64);
         let mut sum = Outcome::default();
         outcomes.iter().for_each(|outcome| sum.add(outcome));
         crowd.row.samples.push(Sample::new(&sum, used, pss_bytes));

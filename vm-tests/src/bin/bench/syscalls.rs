@@ -55,13 +55,15 @@ impl Counter {
                 command
             }
         };
+        let summary = tempfile::NamedTempFile::new()?;
+        command.arg("-o").arg(summary.path());
         let mut process = Process::spawn("counter", command.arg("-p").arg(pid.to_string()))?;
         self.wait_until_attached(&process, pid)?;
         let result = body()?;
         process.interrupt()?;
         // Their exit status says that they were interrupted.
         let _status = process.wait(END_LIMIT)?;
-        let text = process.text();
+        let text = std::fs::read_to_string(summary.path())?;
         let count = match self {
             Self::Perf(_) => perf_total(&text),
             Self::Strace(_) => strace_total(&text),
