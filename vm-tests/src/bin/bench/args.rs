@@ -154,6 +154,26 @@ impl Args {
         self.size.unwrap_or(default).max(16) << 20
     }
 
+    /// What decides about the numbers.
+    pub(crate) fn summary(&self) -> String {
+        let pinned = if self.pin { ", pinned" } else { "" };
+        let inflight = if self.no_inflight {
+            ", no map of requests in flight"
+        } else {
+            ""
+        };
+        let segments = self.segment_bytes.map_or(String::new(), |bytes| {
+            format!(", buffers in pieces of {bytes} bytes")
+        });
+        format!(
+            "{} rounds of {} s, a disk of {} MiB, seed {}{pinned}{inflight}{segments}",
+            self.rounds(),
+            self.seconds(),
+            self.disk_bytes() >> 20,
+            self.seed
+        )
+    }
+
     pub(crate) fn wants(&self, subject: &str) -> bool {
         matches(&self.only, subject)
     }

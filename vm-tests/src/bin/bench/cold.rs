@@ -38,7 +38,11 @@ impl Bench<'_> {
             self.plain(&case, &flat, report)?;
             self.fio(&case, &flat, report)?;
         }
-        Ok(())
+        // What comes back in random order comes back in small pages.
+        for server in &servers {
+            drop_cached(&server.files)?;
+        }
+        drop_cached(&[flat])
     }
 
     fn case_cold(
@@ -56,6 +60,7 @@ impl Bench<'_> {
         }
         for _round in 0..self.args.rounds() {
             for ((server, row), fetched) in servers.iter().zip(&mut rows).zip(&mut fetched) {
+                self.go_on()?;
                 let (sample, from_disk) = measure_cold(server, case, self.settings)?;
                 row.samples.push(sample);
                 fetched.push(from_disk);

@@ -192,7 +192,7 @@ impl Disks {
         } else {
             vec![path.to_owned()]
         };
-        // Pages that were written one by one stay small; those that are read ahead are large.
+        // What was written page by page stays in small pages.
         drop_cached(&files)?;
         make_cached(&files)?;
         Ok(())
@@ -309,19 +309,20 @@ pub(crate) fn drop_cached(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Sees that files are in the page cache: reads those of which something is missing. Returns how many those were.
-pub(crate) fn make_cached(files: &[PathBuf]) -> Result<usize> {
+/// Sees that files are in the page cache. Those of which something is missing are read again from start to end, because
+/// pages that are read in order are large.
+pub(crate) fn make_cached(files: &[PathBuf]) -> Result<()> {
     let mut buffer = vec![0; 1 << 20];
-    let mut read = 0;
     for path in files {
         let mut file = File::open(path)?;
         if is_cached(&file)? {
             continue;
         }
-        read += 1;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        fadvise(&file, 0, None, Advice::Sequential)?;
         while file.read(&mut buffer)? > 0 {}
     }
-    Ok(read)
+    Ok(())
 }
 
 /// Whether a page in every so many is in the page cache.

@@ -25,7 +25,8 @@ pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
         Group::Depth => (depths(), few_cases()),
         Group::Blocks => {
             let mut cases = few_cases();
-            cases.insert(1, Case::new(Pattern::Random, 64 * KIB, 8));
+            let larger = [16, 64, 256].map(|kib| Case::new(Pattern::Random, kib * KIB, 8));
+            cases.splice(1..1, larger);
             (blocks(), cases)
         }
         Group::Latency => (

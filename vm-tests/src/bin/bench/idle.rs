@@ -25,6 +25,7 @@ impl Bench<'_> {
         let case = Case::new(Pattern::Random, 4096, 32);
         let workload = self.settings.workload(&case);
         for subject in self.subjects(Group::Latency) {
+            self.go_on()?;
             let server = self.start(subject)?;
             make_cached(&server.files)?;
             let (used, memory) = with_disk(&server, &case, self.settings, |disk| {
@@ -59,6 +60,7 @@ impl Bench<'_> {
         });
         let subjects = stacks.chain([Subject::QemuRaw(Aio::IoUring)]);
         for subject in self.possible(subjects) {
+            self.go_on()?;
             make_cached(&subject.files(self.programs, self.disks)?)?;
             let (mut times, mut memory) = (Vec::new(), Vec::new());
             for _round in 0..self.args.rounds() {

@@ -113,6 +113,7 @@ impl Bench<'_> {
         let mut rates = Vec::new();
         body()?;
         for _round in 0..self.args.rounds() {
+            self.go_on()?;
             let start = Instant::now();
             let mut done = 0;
             while start.elapsed() < time {

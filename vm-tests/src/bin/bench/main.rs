@@ -23,9 +23,12 @@ mod usage;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use signal_hook::consts::TERM_SIGNALS;
 use vm_tests::artifacts;
 
 use crate::args::{Args, Group};
@@ -61,6 +64,7 @@ fn main() -> Result<()> {
         reference: rounds::reference(&args, &programs),
         ..Report::default()
     };
+    report.machine.push(("settings".into(), args.summary()));
     if let Some(reference) = &report.reference {
         let pair = ("reference (/ref)".into(), reference.clone());
         report.machine.push(pair);
@@ -72,6 +76,7 @@ fn main() -> Result<()> {
         disks: &disks,
         settings: &settings,
         pin: args.pin.then(Pin::new).transpose()?,
+        interrupted: interruptible()?,
     };
     let mut failed = None;
     for group in args.groups() {
@@ -80,6 +85,10 @@ fn main() -> Result<()> {
             report
                 .notes
                 .push(format!("{} failed: {error:#}", group.name()));
+            if bench.go_on().is_err() {
+                failed = Some(error);
+                break;
+            }
             failed = Some(error.context(format!("{} failed", group.name())));
         }
     }
@@ -114,6 +123,16 @@ impl Bench<'_> {
             }
         }
     }
+}
+
+/// A flag that the first SIGINT or SIGTERM sets; the second one ends the program at once.
+fn interruptible() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in TERM_SIGNALS {
+        signal_hook::flag::register_conditional_shutdown(*signal, 130, flag.clone())?;
+        signal_hook::flag::register(*signal, flag.clone())?;
+    }
+    Ok(flag)
 }
 
 fn settings(args: &Args, report: &mut Report) -> Settings {

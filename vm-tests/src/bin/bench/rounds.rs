@@ -1,8 +1,10 @@
 //! Groups measured in rounds: each round measures every backend once.
 
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::args::{Args, Group};
 use crate::disks::{Disks, make_cached};
@@ -21,6 +23,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) disks: &'a Disks,
     pub(crate) settings: &'a Settings,
     pub(crate) pin: Option<Pin>,
+    /// Set by SIGINT and SIGTERM.
+    pub(crate) interrupted: Arc<AtomicBool>,
 }
 
 impl Bench<'_> {
@@ -36,6 +40,12 @@ impl Bench<'_> {
             .filter(|subject| subject.is_possible(self.programs))
             .filter(|subject| self.args.wants(&subject.name()))
             .collect()
+    }
+
+    /// Fails once the user has had enough. Backends would survive a program that just dies.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
+        Ok(())
     }
 
     pub(crate) fn start(&self, subject: Subject) -> Result<Server> {
@@ -91,6 +101,7 @@ impl Bench<'_> {
         }
         for _round in 0..self.args.rounds() {
             for (server, row) in servers.iter().zip(&mut rows) {
+                self.go_on()?;
                 make_cached(&server.files)?;
                 row.samples.push(measure(server, case, self.settings)?);
             }

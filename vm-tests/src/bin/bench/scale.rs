@@ -63,6 +63,7 @@ impl Bench<'_> {
         }
         for _round in 0..self.args.rounds() {
             for crowd in &mut crowds {
+                self.go_on()?;
                 self.crowd(case, crowd)?;
             }
         }
