@@ -8,7 +8,8 @@
 //! Two kinds of guest are used. Linux shows what a user sees: size, serial number, refusals, files. The
 //! bare-metal guest `vgx` shows what Linux never asks: every descriptor framing, every refused request.
 //!
-//! Without a guest, [`virtio_driver`] is a front-end in the test's own process: quick, and the one to measure with.
+//! Without a guest, [`virtio_driver`] is a front-end in the test's own process that asks everything, and [`load`] one
+//! to measure with; the program `bench` is made of it.
 //!
 //! A program or file that is missing makes a test skip, and it says so on stderr past the capture of the
 //! test runner ([`requirement`]). With `VM_TESTS_NO_SKIP=1` a skip is a failure.
@@ -25,6 +26,7 @@ pub mod firecracker;
 pub mod initrd;
 pub mod layers;
 pub mod linux;
+pub mod load;
 pub mod process;
 pub mod qemu;
 pub mod qmp;

@@ -81,6 +81,12 @@ impl Process {
         })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything printed so far, on either stream.
     #[must_use]
     pub fn text(&self) -> String {
@@ -168,6 +174,15 @@ impl Process {
             self.child.wait()?;
         }
         Ok(())
+    }
+
+    /// Interrupts the program as Ctrl-C does (SIGINT).
+    ///
+    /// # Errors
+    ///
+    /// If the signal cannot be sent.
+    pub fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::INT)
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
