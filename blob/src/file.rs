@@ -118,6 +118,12 @@ impl FileBlob {
         }
     }
 
+    /// Whether the kernel can wait for a read of it without a thread, as it can where it can be told not to wait.
+    #[must_use]
+    pub fn waits_without_thread(&self) -> bool {
+        self.promptness == Promptness::OnDemand
+    }
+
     /// What a read means that found the end of the file at byte `offset`, where the file was longer when it was
     /// opened.
     #[must_use]

@@ -72,6 +72,10 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_cache_size)]
     pub cache_size: u64,
 
+    /// How to wait for the disk where a read is not in the page cache.
+    #[arg(long, value_enum, default_value_t = IoEngine::Auto, value_name = "ENGINE")]
+    pub io_engine: IoEngine,
+
     /// How many microseconds at most a queue looks for the next request before it sleeps. A guest that waits for
     /// one read after another is answered several times faster, at the price of a processor that is busy between
     /// them; where no requests come soon, it stops looking by itself. 0 sleeps at once.
@@ -120,6 +124,15 @@ pub enum LogLevel {
     Debug,
     /// Everything the libraries below say as well.
     Trace,
+}
+
+/// Who waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IoEngine {
+    /// The kernel (io_uring), or threads where io_uring is forbidden or would not help.
+    Auto,
+    /// Threads.
+    Threads,
 }
 
 /// The form of a log line.

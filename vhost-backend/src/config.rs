@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::Context;
 use image::{Image, ImageConfig, Shown};
 
-use crate::args::Args;
+use crate::args::{Args, IoEngine};
 use crate::device::Device;
+use crate::engine::Waiter;
 use crate::limits::DeviceLimits;
 use crate::server::{BoundSocket, Door, Inherited, Shutdown, activated_fd, is_exhaustion};
 
@@ -100,6 +101,10 @@ impl Service {
             num_queues: args.num_queues,
             queue_size: args.queue_size,
             poll: Duration::from_micros(args.poll_us),
+            waiter: match args.io_engine {
+                IoEngine::Auto => Waiter::Kernel,
+                IoEngine::Threads => Waiter::Threads,
+            },
         };
         let device = Arc::new(Device::new(Arc::new(image), args.serial.clone(), limits));
         log_device(&device);

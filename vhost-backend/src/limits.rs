@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::engine::Waiter;
+
 /// Most queues of one device. SET_VRING_KICK has 8 bits for the index, so no front-end can use more.
 pub const MAX_QUEUES: u16 = 256;
 
@@ -77,6 +79,8 @@ pub struct DeviceLimits {
     pub queue_size: u16,
     /// How long a queue looks at its ring before it sleeps.
     pub poll: Duration,
+    /// Who waits for the disk.
+    pub waiter: Waiter,
 }
 
 impl Default for DeviceLimits {
@@ -85,6 +89,7 @@ impl Default for DeviceLimits {
             num_queues: DEFAULT_QUEUES,
             queue_size: DEFAULT_RING_SIZE,
             poll: Duration::ZERO,
+            waiter: Waiter::default(),
         }
     }
 }

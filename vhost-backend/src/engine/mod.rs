@@ -2,24 +2,29 @@
 //!
 //! A queue has an [`Engine`], hands it [`Fetch`]es, and finds them [`Fetched`] in whatever order they get done. The
 //! engine knows layers and bytes, and neither guests nor formats: a buffer of ours goes out and comes back filled, so
-//! that nothing writes to guest memory behind anybody's back, however late.
+//! that nothing writes to guest memory behind anybody's back, however late. Who waits is either the kernel (`uring`) or a
+//! thread (`pool`): where io_uring is forbidden, and for files that the kernel itself could only wait for with a thread.
 //!
 //! Its twin without any of this is [`image::Reader`].
 
 mod pool;
+mod uring;
 
 pub use pool::ReadPool;
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 
 use blob::ReadError;
 use rustix::event::EventfdFlags;
 
 use crate::device::Device;
+use uring::UringReads;
 
 /// Stored bytes to be read: as many as the buffer is long.
 #[derive(Debug)]
@@ -42,10 +47,22 @@ pub(crate) struct Fetched {
     pub(crate) result: Result<(), ReadError>,
 }
 
+/// Who waits for the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiter {
+    /// The kernel where it can (io_uring), threads where it cannot.
+    #[default]
+    Kernel,
+    /// Threads.
+    Threads,
+}
+
 /// One queue's way to have bytes fetched.
 #[derive(Debug)]
 pub(crate) struct Engine {
     lease: Arc<Lease>,
+    /// Made when it is first needed: most queues never wait for a disk.
+    uring: OnceCell<Option<UringReads>>,
     tell: Sender<Fetched>,
     fetched: Receiver<Fetched>,
     wake: Arc<OwnedFd>,
@@ -72,6 +89,10 @@ impl Engine {
                 device: Arc::clone(device),
                 abandoned: AtomicBool::new(false),
             }),
+            uring: match device.limits().waiter {
+                Waiter::Kernel => OnceCell::new(),
+                Waiter::Threads => OnceCell::from(None),
+            },
             tell,
             fetched,
             wake: Arc::new(wake),
@@ -89,25 +110,61 @@ impl Engine {
         let _empty = rustix::io::read(&self.wake, &mut count);
     }
 
-    /// Has the bytes fetched. Returns at once.
-    pub(crate) fn submit(&self, fetch: Fetch) {
-        let asker = pool::Asker {
-            lease: Arc::clone(&self.lease),
-            tell: self.tell.clone(),
-            wake: Arc::clone(&self.wake),
+    /// Has the bytes fetched, at the latest when [`Engine::flush`] is called. Returns at once.
+    pub(crate) fn submit(&mut self, fetch: Fetch) {
+        self.uring
+            .get_or_init(|| UringReads::new(self.wake.as_fd()));
+        let device = &self.lease.device;
+        let left = match self.uring.get_mut() {
+            Some(Some(uring)) => uring.submit(device.image(), fetch).err(),
+            _ => Some(fetch),
         };
-        self.lease.device.read_pool().submit(fetch, asker);
+        if let Some(fetch) = left {
+            let asker = pool::Asker {
+                lease: Arc::clone(&self.lease),
+                tell: self.tell.clone(),
+                wake: Arc::clone(&self.wake),
+            };
+            device.read_pool().submit(fetch, asker);
+        }
+    }
+
+    /// Lets nothing that was submitted wait any longer.
+    pub(crate) fn flush(&mut self) {
+        if let Some(Some(uring)) = self.uring.get_mut() {
+            uring.flush();
+        }
     }
 
     /// Something that is fetched, if there is anything.
-    pub(crate) fn take(&self) -> Option<Fetched> {
-        self.fetched.try_recv().ok()
+    pub(crate) fn take(&mut self) -> Option<Fetched> {
+        let image = self.lease.device.image();
+        let uring = self.uring.get_mut().and_then(Option::as_mut);
+        uring
+            .and_then(|uring| uring.take(image))
+            .or_else(|| self.fetched.try_recv().ok())
     }
 
     /// Nobody waits any more for what is under way. It is counted until it has come back.
     pub(crate) fn abandon(self) {
         self.lease.device.stuck_reads().add();
         self.lease.abandoned.store(true, Ordering::Release);
+        let Some(uring) = self
+            .uring
+            .into_inner()
+            .flatten()
+            .filter(|uring| !uring.is_idle())
+        else {
+            return;
+        };
+        let lease = self.lease;
+        // Without the thread, the buffers are leaked, which is what they would be for as long as the disk is silent.
+        let _started = thread::Builder::new()
+            .name("late-reads".to_owned())
+            .spawn(move || {
+                uring.wait_for_all();
+                drop(lease);
+            });
     }
 }
 

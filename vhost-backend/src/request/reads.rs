@@ -171,9 +171,13 @@ impl Reads {
         {
             self.fetch(fetch);
         }
-        if self.wants.is_empty() {
-            return;
+        if !self.wants.is_empty() {
+            self.submit_wants();
         }
+        self.engine.flush();
+    }
+
+    fn submit_wants(&mut self) {
         let mut apart = Vec::new();
         for want in self.wants.drain(..) {
             let fetches = self.fetches.iter_mut().map(|(_, fetch)| fetch);
