@@ -25,8 +25,8 @@ const BLOCK_FEATURES: u64 = 0x7e76;
 
 /// QEMU's ring size, and the least one here.
 const ENTRIES: usize = 128;
-/// The part of the configuration that holds the capacity.
-const CAPACITY_BYTES: usize = 8;
+/// The configuration up to WRITE_ZEROES, the length that cloud-hypervisor asks for and its backend answers.
+const CONFIGURATION_BYTES: usize = 60;
 
 /// How to attach a disk.
 #[derive(Debug, Clone, Copy)]
@@ -264,9 +264,9 @@ fn negotiate(
 fn capacity_bytes(frontend: &mut Frontend) -> Result<u64> {
     let (_, content) = frontend.get_config(
         0,
-        u32::try_from(CAPACITY_BYTES)?,
+        u32::try_from(CONFIGURATION_BYTES)?,
         VhostUserConfigFlags::empty(),
-        &[0; CAPACITY_BYTES],
+        &[0; CONFIGURATION_BYTES],
     )?;
     let sectors = content.first_chunk().context("a short configuration")?;
     u64::from_le_bytes(*sectors)

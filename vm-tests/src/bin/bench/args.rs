@@ -166,7 +166,7 @@ impl Args {
             format!(", buffers in pieces of {bytes} bytes")
         });
         format!(
-            "{} rounds of {} s, a disk of {} MiB, seed {}{pinned}{inflight}{segments}",
+            "rounds: {}, of {} s, a disk of {} MiB, seed {}{pinned}{inflight}{segments}",
             self.rounds(),
             self.seconds(),
             self.disk_bytes() >> 20,

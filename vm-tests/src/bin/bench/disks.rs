@@ -179,6 +179,12 @@ impl Disks {
         if path.exists() {
             return Ok(());
         }
+        // Another bench may be about to make the same.
+        let lock = File::create(self.dir.join("lock"))?;
+        lock.lock()?;
+        if path.exists() {
+            return Ok(());
+        }
         let unfinished = self.dir.join("unfinished");
         if unfinished.is_dir() {
             std::fs::remove_dir_all(&unfinished)?;

@@ -186,16 +186,8 @@ pub(crate) fn with_disk<T>(
     settings: &Settings,
     body: impl FnOnce(&mut Disk) -> Result<T>,
 ) -> Result<T> {
-    let context = || {
-        format!(
-            "{}, {}: {}",
-            server.subject.name(),
-            case.name,
-            server.text()
-        )
-    };
-    let attached = Disk::attach(server.socket(), &settings.options(case));
-    let mut disk = attached.with_context(context)?;
+    let context = || format!("{}: {}", case.name, server.text());
+    let mut disk = server.attach(&settings.options(case))?;
     let result = body(&mut disk).with_context(context)?;
     disk.detach().with_context(context)?;
     Ok(result)

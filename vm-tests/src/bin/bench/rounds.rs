@@ -49,13 +49,7 @@ impl Bench<'_> {
     }
 
     pub(crate) fn start(&self, subject: Subject) -> Result<Server> {
-        // Before anything is pinned or timed.
-        subject.files(self.programs, self.disks)?;
-        let start = || Server::start(subject, self.programs, self.disks);
-        match self.pin {
-            Some(pin) => pin.as_backend(start),
-            None => start(),
-        }
+        Server::start(subject, self.programs, self.disks, self.pin)
     }
 
     /// Measures the group.

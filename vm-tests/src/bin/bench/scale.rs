@@ -90,7 +90,7 @@ impl Bench<'_> {
         }
         let mut disks = Vec::new();
         for server in &crowd.servers {
-            disks.push(Disk::attach(server.socket(), &self.settings.options(case))?);
+            disks.push(server.attach(&self.settings.options(case))?);
         }
         self.all(case, &mut disks, WARM_UP_SECONDS)?;
         let used = |servers: &[Server]| -> Result<Usage> {

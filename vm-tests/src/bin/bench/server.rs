@@ -1,14 +1,17 @@
 //! The programs that are measured, and what each serves.
 
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use vm_tests::load::{Disk, Options};
 use vm_tests::process::Process;
 use vm_tests::requirement;
 
 use crate::disks::{Chain, Disks, Stack};
+use crate::pin::Pin;
 
 /// Queues every backend offers.
 const QUEUES: usize = 4;
@@ -78,6 +81,11 @@ impl Subject {
             Self::QemuChain(chain) => format!("qsd {}", chain.name()),
             Self::CloudHypervisor => "ch flat".into(),
         }
+    }
+
+    /// Whether the program serves one front-end and no more.
+    fn ends_with_its_front_end(&self) -> bool {
+        matches!(self, Self::CloudHypervisor)
     }
 
     /// Whether its program is there.
@@ -181,52 +189,86 @@ pub(crate) struct Server {
     pub(crate) files: Vec<PathBuf>,
     /// From starting the program to its socket.
     pub(crate) started: Duration,
-    process: Process,
+    command: RefCell<Command>,
+    process: RefCell<Process>,
+    /// Whether a front-end has been served.
+    used: Cell<bool>,
+    pin: Option<Pin>,
     socket: PathBuf,
     /// Holds the socket; goes last.
     _dir: tempfile::TempDir,
 }
 
 impl Server {
-    pub(crate) fn start(subject: Subject, programs: &Programs, disks: &Disks) -> Result<Self> {
+    pub(crate) fn start(
+        subject: Subject,
+        programs: &Programs,
+        disks: &Disks,
+        pin: Option<Pin>,
+    ) -> Result<Self> {
         let files = subject.files(programs, disks)?;
         let dir = tempfile::Builder::new().prefix("bench").tempdir()?;
         let socket = dir.path().join("disk.sock");
         let mut command = subject.command(programs, &files, &socket)?;
         let start = Instant::now();
-        let mut process = Process::spawn(&subject.name(), &mut command)?;
-        // A connection would be a front-end, so the socket is looked at rather than tried.
-        while !socket.exists() {
-            if let Some(status) = process.try_wait()? {
-                bail!("{command:?} ended at once ({status}): {}", process.text());
-            }
-            ensure!(
-                start.elapsed() < START_LIMIT,
-                "{command:?} has no socket: {}",
-                process.text()
-            );
-            std::thread::sleep(LOOK_INTERVAL);
-        }
+        let process = spawn(&mut command, &socket, pin)?;
         Ok(Self {
             subject,
             files,
             started: start.elapsed(),
-            process,
+            command: RefCell::new(command),
+            process: RefCell::new(process),
+            used: Cell::new(false),
+            pin,
             socket,
             _dir: dir,
         })
     }
 
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
+    /// Attaches a disk; starts the program again first if it has ended with the last one.
+    pub(crate) fn attach(&self, options: &Options) -> Result<Disk> {
+        if self.used.replace(true) && self.subject.ends_with_its_front_end() {
+            let mut process = self.process.borrow_mut();
+            process.kill()?;
+            // It may have been left behind, and would be taken for the new one.
+            let _gone = std::fs::remove_file(&self.socket);
+            *process = spawn(&mut self.command.borrow_mut(), &self.socket, self.pin)?;
+        }
+        Disk::attach(&self.socket, options).context(self.text())
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.borrow().id()
     }
 
-    /// What it has said, for an error to go with.
+    /// What it is, and what it has said, for an error to go with.
     pub(crate) fn text(&self) -> String {
-        self.process.text()
+        let said = self.process.borrow().text();
+        let separator = if said.is_empty() { "" } else { " said: " };
+        format!("{}{separator}{}", self.subject.name(), said.trim_end())
     }
+}
+
+/// Starts a program and waits for its socket.
+fn spawn(command: &mut Command, socket: &Path, pin: Option<Pin>) -> Result<Process> {
+    let name = command.get_program().display().to_string();
+    let mut start = || Process::spawn(&name, command);
+    let mut process = match pin {
+        Some(pin) => pin.as_backend(start),
+        None => start(),
+    }?;
+    let started = Instant::now();
+    // A connection would be a front-end, so the socket is looked at rather than tried.
+    while !socket.exists() {
+        if let Some(status) = process.try_wait()? {
+            bail!("{command:?} ended at once ({status}): {}", process.text());
+        }
+        ensure!(
+            started.elapsed() < START_LIMIT,
+            "{command:?} has no socket: {}",
+            process.text()
+        );
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(process)
 }

@@ -32,7 +32,8 @@ pub(crate) fn chart(report: &Report) -> String {
                 &heading,
             );
         }
-        let largest = rows.iter().map(middle).fold(f64::MIN_POSITIVE, f64::max);
+        let highest = rows.iter().map(|row| row.range().1);
+        let largest = highest.fold(f64::MIN_POSITIVE, f64::max);
         for row in rows {
             bar(&mut body, y, row, largest);
             y += LINE_HEIGHT;
