@@ -34,6 +34,9 @@ enum Promptness {
     Unknown,
 }
 
+/// What the kernel fetches ahead at a time, at least: it drops the rest of longer advice, and does not say so.
+const ADVICE_LEN_BYTES: u64 = 128 << 10;
+
 /// File systems in memory (statfs(2)): they know no reads that do not wait, for theirs never do.
 const MEMORY_FILE_SYSTEMS: [i64; 3] = [
     0x0102_1994, // tmpfs
@@ -205,9 +208,12 @@ impl ReadAt for FileBlob {
     }
 
     fn will_need(&self, offset: u64, len_bytes: u64) {
-        if let Some(len) = NonZeroU64::new(len_bytes) {
+        let end = offset.saturating_add(len_bytes);
+        let mut offset = offset;
+        while let Some(len) = NonZeroU64::new(end.saturating_sub(offset).min(ADVICE_LEN_BYTES)) {
             // Advice is free to be ignored.
             let _advised = rustix::fs::fadvise(&self.file, offset, Some(len), Advice::WillNeed);
+            offset = offset.saturating_add(len.get());
         }
     }
 }

@@ -219,6 +219,27 @@ impl Image {
             .read_exact_at(buf, offset)
     }
 
+    /// Lets the layers fetch what these bytes of the disk are made of ahead of their being asked for, where they can. May
+    /// wait.
+    pub fn will_need(&self, range: Range<u64>) {
+        let mut plan = Plan::default();
+        let mut offset = range.start;
+        while offset < range.end {
+            let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+            let len = left.min(MAX_PLAN_LEN_BYTES);
+            if self.plan(offset, len, &mut plan).is_err() {
+                return;
+            }
+            let wanted = plan.steps().iter().filter_map(Step::stored);
+            for (ordinal, stored) in wanted {
+                if let Some(source) = self.stored(ordinal) {
+                    source.will_need(stored.start, stored.end - stored.start);
+                }
+            }
+            offset += len as u64;
+        }
+    }
+
     /// What a read that failed with `source` means for the disk.
     #[must_use]
     pub fn failure(&self, disk_offset: u64, ordinal: usize, source: ReadError) -> ReadFailure {

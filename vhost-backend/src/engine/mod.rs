@@ -14,6 +14,7 @@ pub use pool::ReadPool;
 
 use std::cell::OnceCell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,6 +127,17 @@ impl Engine {
                 wake: Arc::clone(&self.wake),
             };
             device.read_pool().submit(fetch, asker);
+        }
+    }
+
+    /// Has these bytes of the disk brought into the page cache, if there is time for that.
+    pub(crate) fn read_ahead(&self, range: Range<u64>) {
+        let device = &self.lease.device;
+        let range = range.start..range.end.min(device.image().len_bytes());
+        if !range.is_empty() {
+            device
+                .read_pool()
+                .read_ahead(range, Arc::clone(&self.lease));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Threads that wait for the disk: as many as there are reads to wait for, up to a limit, and none when there are none.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,9 +31,10 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Job {
-    fetch: Fetch,
-    asker: Asker,
+enum Job {
+    Fetch(Fetch, Asker),
+    /// Bytes of the disk that will be asked for.
+    ReadAhead(Range<u64>, Arc<Lease>),
 }
 
 /// Whom to tell.
@@ -55,8 +57,19 @@ impl Asker {
 impl ReadPool {
     /// Has a thread read it.
     pub(super) fn submit(self: &Arc<Self>, fetch: Fetch, asker: Asker) {
+        self.add(Job::Fetch(fetch, asker));
+    }
+
+    /// Has a thread see to it that these bytes of the disk are in memory soon, if any thread has the time.
+    pub(super) fn read_ahead(self: &Arc<Self>, range: Range<u64>, lease: Arc<Lease>) {
+        if self.lock().jobs.is_empty() {
+            self.add(Job::ReadAhead(range, lease));
+        }
+    }
+
+    fn add(self: &Arc<Self>, job: Job) {
         let mut state = self.lock();
-        state.jobs.push_back(Job { fetch, asker });
+        state.jobs.push_back(job);
         if state.jobs.len() <= state.idle_threads {
             drop(state);
             self.arrived.notify_one();
@@ -81,7 +94,7 @@ impl ReadPool {
                 None
             };
             drop(state);
-            if let Some(Job { fetch, asker }) = orphan {
+            if let Some(Job::Fetch(fetch, asker)) = orphan {
                 let kind = ReadErrorKind::Io;
                 asker.tell(Fetched {
                     id: fetch.id,
@@ -93,19 +106,15 @@ impl ReadPool {
     }
 
     fn work(&self) {
-        while let Some(Job { fetch, asker }) = self.next() {
-            if asker.lease.is_abandoned() {
-                continue;
+        while let Some(job) = self.next() {
+            match job {
+                Job::Fetch(fetch, asker) => perform(fetch, asker),
+                Job::ReadAhead(range, lease) => {
+                    if !lease.is_abandoned() {
+                        lease.device.image().will_need(range);
+                    }
+                }
             }
-            let Fetch {
-                id,
-                ordinal,
-                offset,
-                mut buffer,
-            } = fetch;
-            let image = asker.lease.device.image();
-            let result = image.read_stored(ordinal, offset, &mut buffer);
-            asker.tell(Fetched { id, buffer, result });
         }
     }
 
@@ -131,4 +140,19 @@ impl ReadPool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn perform(fetch: Fetch, asker: Asker) {
+    if asker.lease.is_abandoned() {
+        return;
+    }
+    let Fetch {
+        id,
+        ordinal,
+        offset,
+        mut buffer,
+    } = fetch;
+    let image = asker.lease.device.image();
+    let result = image.read_stored(ordinal, offset, &mut buffer);
+    asker.tell(Fetched { id, buffer, result });
 }

@@ -10,6 +10,10 @@ use crate::engine::{Fetch, Fetched};
 use crate::limits::MAX_FETCHES;
 use crate::system::{Completed, Uring};
 
+/// Longest read that is left to the kernel. It copies from the page cache with the thread that asked, which is kept from
+/// the ring for as long as that takes; a thread of its own does it beside.
+const MAX_LEN_BYTES: usize = 128 << 10;
+
 /// Reads of a queue that the kernel goes on with.
 #[derive(Debug)]
 pub(super) struct UringReads {
@@ -51,7 +55,8 @@ impl UringReads {
 
     /// Takes over a fetch, or gives it back if this is not the way to read it.
     pub(super) fn submit(&mut self, image: &Image, fetch: Fetch) -> Result<(), Fetch> {
-        let Some((file, start)) = file_of(image, fetch.ordinal) else {
+        let file = file_of(image, fetch.ordinal);
+        let Some((file, start)) = file.filter(|_| fetch.buffer.len() <= MAX_LEN_BYTES) else {
             return Err(fetch);
         };
         let key = self.under_way.insert(UnderWay {

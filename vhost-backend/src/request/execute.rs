@@ -1,5 +1,7 @@
 //! From what the driver asks for to what is to be done: the guest's numbers are checked here and nowhere else.
 
+use std::ops::Range;
+
 use image::ReadFailure;
 
 use crate::limits::MAX_PIECE_LEN_BYTES;
@@ -108,6 +110,12 @@ impl Span {
                 capacity_sectors: disk_len_bytes / SECTOR_LEN_BYTES,
             }),
         }
+    }
+
+    /// The bytes of the disk that are left to read.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.end
     }
 
     /// Offset and length of what is to be read next, if anything is left.

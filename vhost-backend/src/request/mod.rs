@@ -5,6 +5,7 @@ mod join;
 mod outcome;
 mod parse;
 mod read;
+mod read_ahead;
 mod reads;
 mod room;
 

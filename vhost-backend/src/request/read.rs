@@ -52,6 +52,7 @@ pub(crate) struct Performer {
     /// Content that cannot be made in guest memory itself: while a block is being decoded, its beginning is read again,
     /// and a guest could have changed it.
     content: Vec<u8>,
+    touches_disk: bool,
 }
 
 impl Read {
@@ -90,7 +91,13 @@ impl Performer {
             decoder: Decoder::new(),
             stored: Vec::new(),
             content: Vec::new(),
+            touches_disk: true,
         }
+    }
+
+    /// Whether to look for what is at hand. Otherwise everything has to be fetched.
+    pub(crate) fn set_touches_disk(&mut self, touches: bool) {
+        self.touches_disk = touches;
     }
 
     /// Goes on with a read until its end, or until something of a piece has to be fetched, which is added to `missing`.
@@ -157,7 +164,8 @@ impl Performer {
                 Ok(None)
             }
             Origin::Plain { ordinal, stored } => {
-                let file = self.image.stored(*ordinal).and_then(ReadAt::file_range);
+                let source = self.image.stored(*ordinal).filter(|_| self.touches_disk);
+                let file = source.and_then(ReadAt::file_range);
                 let read = file.map_or(0, |(file, start)| {
                     let offset = start.saturating_add(stored.start);
                     room.read_ready(position, step.len, file, offset)
@@ -198,6 +206,7 @@ impl Performer {
         let end = skipped.saturating_add(left.len);
         if let Some((ordinal, range)) = left.stored()
             && let Some(source) = self.image.stored(ordinal)
+            && self.touches_disk
         {
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             let stored = grown(&mut self.stored, len);

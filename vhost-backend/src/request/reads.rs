@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 use vm_memory::GuestAddress;
@@ -17,10 +18,14 @@ use crate::limits::{
 };
 use crate::queue::{Buffer, Ticket};
 use crate::request::join::{Joined, Want, join};
+use crate::request::read_ahead::ReadAhead;
 use crate::request::{ExecuteError, Missing, Outcome, Performer, Progress, Read, Span, Verdict};
 
 /// Most bytes of buffers that are kept for the next fetches while nothing is under way.
 const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
+
+/// How long a disk may take before it is held to be dead for the time being.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// The reads of one queue.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub(crate) struct Reads {
     /// Not asked for yet, oldest first: there was no room.
     queued: VecDeque<Joined>,
     asked_bytes: usize,
+    /// When the disk last had nothing to do, or answered.
+    last_news: Instant,
+    ahead: ReadAhead,
     /// What is kept from one read to the next.
     missing: Vec<Missing>,
     spare_reads: Vec<Read>,
@@ -85,6 +93,8 @@ impl Reads {
             wants: Vec::new(),
             queued: VecDeque::new(),
             asked_bytes: 0,
+            last_news: Instant::now(),
+            ahead: ReadAhead::default(),
             missing: Vec::new(),
             spare_reads: Vec::new(),
             spare_buffers: Vec::new(),
@@ -120,9 +130,14 @@ impl Reads {
         status_address: Option<GuestAddress>,
         writable: &mut Vec<Buffer>,
     ) -> Option<Ended> {
+        let range = span.range();
         let mut read = self.spare_reads.pop().unwrap_or_default();
         read.begin(span, writable);
+        self.performer.set_touches_disk(!self.disk_is_silent());
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
+        if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
+            self.engine.read_ahead(ahead);
+        }
         let flight = Flight {
             ticket,
             status_address,
@@ -134,6 +149,12 @@ impl Reads {
         let id = self.flights.insert(flight);
         self.want(id);
         None
+    }
+
+    /// Whether something has been asked for and nothing has come for a while. Reads that are not to wait for the disk can
+    /// come to wait all the same when its own queue is full; a disk that is dead is not touched from this thread.
+    fn disk_is_silent(&self) -> bool {
+        !self.fetches.is_empty() && self.last_news.elapsed() > SILENCE
     }
 
     fn end(&mut self, mut flight: Flight) -> Ended {
@@ -210,6 +231,9 @@ impl Reads {
         buffer.resize(len, 0);
         self.asked_bytes += len;
         self.device.fetch_budget().take(len);
+        if self.fetches.is_empty() {
+            self.last_news = Instant::now();
+        }
         let (ordinal, offset) = (joined.ordinal, joined.stored.start);
         let id = self.fetches.insert(joined);
         self.engine.submit(Fetch {
@@ -225,10 +249,12 @@ impl Reads {
         if self.fetches.is_empty() {
             return;
         }
+        self.performer.set_touches_disk(!self.disk_is_silent());
         while let Some(Fetched { id, buffer, result }) = self.engine.take() {
             let Some(joined) = self.fetches.try_remove(id) else {
                 continue;
             };
+            self.last_news = Instant::now();
             self.asked_bytes -= buffer.len();
             self.device.fetch_budget().give_back(buffer.len());
             match result {

@@ -6,6 +6,7 @@
     reason = "helpers of tests fail like tests"
 )]
 
+mod cold;
 mod daemon;
 mod device_state;
 mod fuzz;

@@ -1,0 +1,382 @@
+//! Promise: a read that has to wait for the disk holds up no other; what the guest asks for at once is asked of the disk
+//! at once; who asks for the same bytes shares them; and whoever waits, the kernel or a thread, every byte is right.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blob::test_util::{Fault, FaultyBlob, Stall, StallingBlob, noise};
+use blob::{FileBlob, MemoryBlob, ReadAt};
+use image::Image;
+use rustix::fs::{Advice, fadvise};
+use vhost_backend::device::Device;
+use vhost_backend::engine::Waiter;
+use vhost_backend::limits::DeviceLimits;
+
+use crate::daemon::wait_until;
+use crate::support::driver::{Driver, IN_ORDER, IOERR, LOG_ALL, OK, WRITE, eventfd};
+use crate::support::guest::BUFFERS;
+use crate::support::image::{compress, device_with, layer};
+use crate::support::serve;
+
+/// Each request has an area of guest memory and three descriptors.
+const AREA: u64 = 0x4_0000;
+const DATA: u64 = 0x1000;
+const STATUS: u64 = 0x100;
+const DISK_SECTORS: usize = 16_384;
+const SERIAL: u32 = 8;
+
+/// Makes request number `slot` available.
+fn ask(driver: &mut Driver, slot: u16, kind: u32, sector: u64, len: u32) {
+    let area = BUFFERS + AREA * u64::from(slot);
+    driver.header(area, kind, sector);
+    driver.fill(area + DATA, len as usize, 0xEE);
+    driver.fill(area + STATUS, 1, 0xEE);
+    let pieces = [
+        (area, 16, 0),
+        (area + DATA, len, WRITE),
+        (area + STATUS, 1, WRITE),
+    ];
+    driver.chain(0, 3 * slot, &pieces);
+    driver.offer(0, 3 * slot);
+}
+
+fn status(driver: &Driver, slot: u16) -> u8 {
+    driver.bytes(BUFFERS + AREA * u64::from(slot) + STATUS, 1)[0]
+}
+
+fn check(driver: &Driver, disk: &[u8], slot: u16, sector: u64, len: u32) {
+    assert_eq!(status(driver, slot), OK);
+    let data = driver.bytes(BUFFERS + AREA * u64::from(slot) + DATA, len as usize);
+    let start = usize::try_from(sector).unwrap() * 512;
+    assert!(data == disk[start..start + data.len()], "sector {sector}");
+}
+
+/// A device of one plain layer behind a stall.
+fn stalling() -> (Arc<Device>, Vec<u8>, Arc<Stall>) {
+    let mut disk = vec![0; DISK_SECTORS * 512];
+    let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
+    let stall = Arc::new(Stall::default());
+    let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
+    let blobs: Vec<(PathBuf, Box<dyn ReadAt>)> = vec![(PathBuf::from("stalling"), Box::new(blob))];
+    (device_with(blobs), disk, stall)
+}
+
+/// A driver with one ring, with or without a map of requests in flight.
+fn driver(device: &Arc<Device>, features: u64, inflight: bool) -> (Driver, crate::support::Served) {
+    let (stream, served) = serve(device);
+    let mut driver = Driver::negotiate(stream, features, u64::MAX);
+    if inflight {
+        driver.inflight = Some(driver.client.get_inflight(1, 128));
+    }
+    driver.add_ring(0, 128);
+    (driver, served)
+}
+
+#[test]
+fn what_is_asked_for_at_once_is_under_way_at_once() {
+    let (device, disk, stall) = stalling();
+    let (mut driver, _served) = driver(&device, u64::MAX, false);
+    stall.close();
+    for slot in 0..32 {
+        ask(&mut driver, slot, 0, 500 * u64::from(slot), 4096);
+    }
+    driver.kick(0);
+    wait_until("all reads to be under way", || stall.waiting() == 32);
+    assert_eq!(driver.used_index(0), 0);
+    stall.open();
+    for slot in 0..32 {
+        assert_eq!(driver.wait(0).used_len, 4097);
+        check(&driver, &disk, slot, 500 * u64::from(slot), 4096);
+    }
+}
+
+#[test]
+fn neighbours_share_a_fetch_and_so_do_those_that_come_later() {
+    let (device, disk, stall) = stalling();
+    let (mut driver, _served) = driver(&device, u64::MAX, false);
+    stall.close();
+    for slot in 0..8 {
+        ask(&mut driver, slot, 0, 100 + 8 * u64::from(slot), 4096);
+    }
+    driver.kick(0);
+    wait_until("the read", || stall.waiting() > 0);
+    // A batch may have begun before all were offered, but what is under way is not asked for again.
+    let before = stall.waiting();
+    for slot in 8..16 {
+        ask(&mut driver, slot, 0, 100, 512);
+    }
+    // Answered at once where it can be, so when it is there, all before it were looked at.
+    driver.kick(0);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(before <= 2 && stall.waiting() == before, "{before}");
+    stall.open();
+    for slot in 0..16 {
+        driver.wait(0);
+        let (sector, len) = if slot < 8 {
+            (100 + 8 * u64::from(slot), 4096)
+        } else {
+            (100, 512)
+        };
+        check(&driver, &disk, slot, sector, len);
+    }
+}
+
+#[test]
+fn fault_hits_only_whom_it_concerns() {
+    let mut disk = vec![0; DISK_SECTORS * 512];
+    let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
+    let bytes = compress(&bytes, zfile::Algorithm::Lz4, 4096);
+    let faulty = Arc::new(FaultyBlob::new(MemoryBlob::new(bytes), Fault::Io, u64::MAX));
+    let blob: Box<dyn ReadAt> = Box::new(Arc::clone(&faulty));
+    let device = device_with(vec![(PathBuf::from("faulty"), blob)]);
+    let (mut driver, _served) = driver(&device, u64::MAX, false);
+    // The shared fetch fails, then each is tried alone, and the fault is gone.
+    faulty.arm(0);
+    for slot in 0..8 {
+        ask(&mut driver, slot, 0, 8 * u64::from(slot), 4096);
+    }
+    driver.kick(0);
+    let mut failed = 0;
+    for slot in 0..8 {
+        driver.wait(0);
+        if status(&driver, slot) == IOERR {
+            failed += 1;
+        } else {
+            check(&driver, &disk, slot, 8 * u64::from(slot), 4096);
+        }
+    }
+    // The first may have been fetched before the others were offered.
+    assert!(failed <= 1, "{failed}");
+}
+
+#[test]
+fn slow_read_is_overtaken_only_where_the_order_is_not_needed() {
+    for (features, inflight, overtaken) in [
+        (!IN_ORDER, true, true),
+        (u64::MAX, true, false),
+        (!IN_ORDER, false, false),
+    ] {
+        let (device, disk, stall) = stalling();
+        let (mut driver, _served) = driver(&device, features, inflight);
+        stall.close();
+        ask(&mut driver, 0, 0, 50, 4096);
+        ask(&mut driver, 1, SERIAL, 0, 20);
+        driver.kick(0);
+        wait_until("the read to hang", || stall.waiting() == 1);
+        if overtaken {
+            assert_eq!(driver.wait(0).head, 3);
+            assert_eq!(status(&driver, 0), 0xEE);
+        } else {
+            let early = driver.wait_for(0, Duration::from_millis(100));
+            assert!(early.is_none(), "{features:x} {inflight}");
+        }
+        stall.open();
+        assert_eq!(driver.wait(0).head, 0);
+        if !overtaken {
+            assert_eq!(driver.wait(0).head, 3);
+        }
+        check(&driver, &disk, 0, 50, 4096);
+        assert_eq!(status(&driver, 1), OK);
+    }
+}
+
+#[test]
+fn overtaken_read_that_hangs_when_the_ring_stops_is_found_in_the_map() {
+    let (device, disk, stall) = stalling();
+    let (mut driver, _served) = driver(&device, !IN_ORDER, true);
+    stall.close();
+    ask(&mut driver, 0, 0, 50, 4096);
+    ask(&mut driver, 1, SERIAL, 0, 20);
+    ask(&mut driver, 2, 0, 900, 512);
+    driver.kick(0);
+    assert_eq!(driver.wait(0).head, 3);
+    wait_until("both reads to hang", || stall.waiting() == 2);
+    let begun = Instant::now();
+    // The first cannot be put back, for a younger one was answered; the last can.
+    assert_eq!(driver.stop_ring(0), 2);
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(status(&driver, 0), 0xEE, "nobody was told anything");
+    let before = driver.snapshot();
+    stall.open();
+    wait_until("the late reads", || device.stuck_reads().count() == 0);
+    assert!(driver.snapshot() == before, "a stopped ring was touched");
+    driver.rings[0].kick = eventfd();
+    driver.rings[0].next_avail = 2;
+    driver.start_ring(0);
+    driver.rings[0].next_avail = 3;
+    let mut heads = [driver.wait(0).head, driver.wait(0).head];
+    heads.sort_unstable();
+    assert_eq!(heads, [0, 6]);
+    check(&driver, &disk, 0, 50, 4096);
+    check(&driver, &disk, 2, 900, 512);
+}
+
+#[test]
+fn overtaken_read_that_hangs_when_the_guest_moves_away_fails() {
+    let (device, _disk, stall) = stalling();
+    let (mut driver, _served) = driver(&device, !IN_ORDER, true);
+    let log = Driver::log_file();
+    let len = log.metadata().unwrap().len();
+    driver.client.set_log(&log, 0, len);
+    let logged = driver.features | LOG_ALL;
+    driver
+        .client
+        .tell_u64(crate::support::client::SET_FEATURES, logged);
+    stall.close();
+    ask(&mut driver, 0, 0, 50, 4096);
+    ask(&mut driver, 1, SERIAL, 0, 20);
+    driver.kick(0);
+    assert_eq!(driver.wait(0).head, 3);
+    // The other machine has no map: a request nobody speaks of would never be answered.
+    assert_eq!(driver.stop_ring(0), 2);
+    assert_eq!(driver.wait(0).head, 0);
+    assert_eq!(status(&driver, 0), IOERR);
+    stall.open();
+}
+
+/// A device of files, which can be dropped from the page cache, and the content of its disk.
+struct Cold {
+    dir: tempfile::TempDir,
+    files: Vec<File>,
+    device: Arc<Device>,
+    disk: Vec<u8>,
+}
+
+impl Cold {
+    fn new(waiter: Waiter) -> Self {
+        let mut disk = vec![0; DISK_SECTORS * 512];
+        let base = layer(&mut disk, &[(0, 12_000, Some(1)), (13_000, 3000, Some(2))]);
+        let pieces: Vec<_> = (0..40).map(|n| (n * 300, 77, Some(n + 3))).collect();
+        let middle = layer(&mut disk, &pieces);
+        let pieces: Vec<_> = (0..20).map(|n| (n * 700 + 33, 160, Some(n + 50))).collect();
+        let top = layer(&mut disk, &pieces);
+        let blobs = [
+            base,
+            compress(&middle, zfile::Algorithm::Lz4, 4096),
+            compress(&top, zfile::Algorithm::Zstd, 65_536),
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let mut layers: Vec<(PathBuf, Box<dyn ReadAt>)> = Vec::new();
+        let mut files = Vec::new();
+        for (ordinal, bytes) in blobs.iter().enumerate() {
+            let path = dir.path().join(format!("layer-{ordinal}"));
+            std::fs::write(&path, bytes).unwrap();
+            let file = File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            files.push(file);
+            layers.push((path.clone(), Box::new(FileBlob::open(&path).unwrap())));
+        }
+        let image = Image::from_blobs(layers).unwrap().with_cache(256 << 10);
+        let limits = DeviceLimits {
+            waiter,
+            ..DeviceLimits::default()
+        };
+        Self {
+            dir,
+            files,
+            device: Arc::new(Device::new(Arc::new(image), None, limits)),
+            disk,
+        }
+    }
+
+    /// Where the file system keeps nothing else, this makes every read wait.
+    fn drop_caches(&self) {
+        for file in &self.files {
+            fadvise(file, 0, None, Advice::DontNeed).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_byte_is_right_whoever_waits_for_the_disk() {
+    for waiter in [Waiter::Kernel, Waiter::Threads] {
+        let cold = Cold::new(waiter);
+        for (features, inflight) in [(!IN_ORDER, true), (u64::MAX, false)] {
+            let (mut driver, _served) = driver(&cold.device, features, inflight);
+            let mut dice = noise(1 << 20, 9).into_iter();
+            let mut number = |below: u64| {
+                let mut next = || u64::from(dice.next().unwrap());
+                (next() << 16 | next() << 8 | next()) % below
+            };
+            for round in 0..60 {
+                cold.drop_caches();
+                let mut asked = Vec::new();
+                for slot in 0..32_u16 {
+                    // Far apart, side by side, and everything at once.
+                    let sectors = 1 + number([8, 400, 40][round % 3]);
+                    let sector = match round % 4 {
+                        0 => 200 * u64::from(slot),
+                        _ => number(DISK_SECTORS as u64 - sectors),
+                    };
+                    let len = u32::try_from(sectors * 512).unwrap();
+                    ask(&mut driver, slot, 0, sector, len);
+                    asked.push((sector, len));
+                    if slot % 5 == 0 {
+                        driver.kick(0);
+                    }
+                }
+                driver.kick(0);
+                for _ in &asked {
+                    let done = driver.wait(0);
+                    let slot = u16::try_from(done.head / 3).unwrap();
+                    let (sector, len) = asked[usize::from(slot)];
+                    assert_eq!(done.used_len, len + 1);
+                    check(&driver, &cold.disk, slot, sector, len);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn reading_on_and_on_from_cold_files_is_right() {
+    for waiter in [Waiter::Kernel, Waiter::Threads] {
+        let cold = Cold::new(waiter);
+        let (mut driver, _served) = driver(&cold.device, !IN_ORDER, true);
+        for len in [4096_u32, 65_536, 0x3_0000] {
+            cold.drop_caches();
+            let sectors = u64::from(len / 512);
+            for sector in
+                (0..DISK_SECTORS as u64 - sectors).step_by(usize::try_from(sectors).unwrap())
+            {
+                ask(&mut driver, 0, 0, sector, len);
+                driver.kick(0);
+                driver.wait(0);
+                check(&driver, &cold.disk, 0, sector, len);
+            }
+        }
+    }
+}
+
+#[test]
+fn file_that_shrinks_is_an_error_from_the_cold_as_well() {
+    for waiter in [Waiter::Kernel, Waiter::Threads] {
+        let cold = Cold::new(waiter);
+        let (mut driver, _served) = driver(&cold.device, !IN_ORDER, true);
+        let path = cold.dir.path().join("layer-0");
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(4096 + 5095 * 512).unwrap();
+        cold.drop_caches();
+        for (sector, len, right) in [
+            (4_890, 4096, true),
+            (6_500, 4096, false),
+            (5_094, 2048, false),
+            (4_890, 4096, true),
+        ] {
+            ask(&mut driver, 0, 0, sector, len);
+            driver.kick(0);
+            driver.wait(0);
+            if right {
+                check(&driver, &cold.disk, 0, sector, len);
+            } else {
+                assert_eq!(status(&driver, 0), IOERR, "{waiter:?}: sector {sector}");
+            }
+        }
+    }
+}
