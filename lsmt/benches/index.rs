@@ -8,7 +8,7 @@
 )]
 
 use blob::MemoryBlob;
-use lsmt::test_util::{Index, Search};
+use lsmt::test_util::{Index, Records, Search};
 use lsmt::{Writer, WriterOptions};
 
 fn main() {
@@ -83,7 +83,7 @@ fn records(runs: &[(u64, u64)]) -> Vec<u8> {
 }
 
 fn index(runs: &[(u64, u64)]) -> Index {
-    Index::parse(&records(runs), INDEX_OFFSET).unwrap()
+    Index::parse(Records::from_bytes(&records(runs)), INDEX_OFFSET).unwrap()
 }
 
 /// A layer with such an index, by way of one that has a single record.
@@ -251,7 +251,7 @@ mod resolve {
 mod open {
     use divan::Bencher;
     use divan::counter::ItemsCount;
-    use lsmt::test_util::Index;
+    use lsmt::test_util::{Index, Records};
     use lsmt::{Disk, Layer};
 
     use super::{INDEX_OFFSET, Layout, SIZES, index, layer, records, runs};
@@ -259,10 +259,11 @@ mod open {
     /// Checking and converting records.
     #[divan::bench(args = SIZES)]
     fn parse(bencher: Bencher, count: u64) {
-        let records = records(&runs(Layout::Even, count).0);
+        let records = Records::from_bytes(&records(&runs(Layout::Even, count).0));
         bencher
             .counter(ItemsCount::new(count))
-            .bench_local(|| Index::parse(&records, INDEX_OFFSET).unwrap());
+            .with_inputs(|| records.clone())
+            .bench_local_values(|records| Index::parse(records, INDEX_OFFSET).unwrap());
     }
 
     /// Preparing an index for searches.
