@@ -48,7 +48,9 @@ enum Layout {
     Even,
     /// Most holes are small and some 500 times larger, as on a file system of many block groups.
     Uneven,
-    /// The same as `Even`, in 16 places of a disk of 64 TiB.
+    /// The same as `Even`, in 16 places of a disk of 64 GiB.
+    Crowded,
+    /// The same, of a disk of 64 TiB.
     Sparse,
 }
 
@@ -60,13 +62,15 @@ fn runs(layout: Layout, count: u64) -> (Vec<(u64, u64)>, u64) {
     for k in 0..count {
         let (hole, len) = match layout {
             Layout::Comb => (1, 1),
-            Layout::Even => (8 * random.below(5), 8 * (1 + random.below(4))),
             Layout::Uneven => {
                 let magnitude = random.below(12);
                 (8 * random.below(1 << magnitude), 8 * (1 + random.below(16)))
             }
+            Layout::Crowded if k % (count / 16) == 0 => ((1 << 23) - random.below(1 << 20), 8),
             Layout::Sparse if k % (count / 16) == 0 => ((1 << 33) - random.below(1 << 30), 8),
-            Layout::Sparse => (8 * random.below(5), 8 * (1 + random.below(4))),
+            Layout::Even | Layout::Crowded | Layout::Sparse => {
+                (8 * random.below(5), 8 * (1 + random.below(4)))
+            }
         };
         runs.push((at + hole, len));
         at += hole + len;
@@ -118,7 +122,7 @@ fn search(layout: Layout, count: u64) -> (Search, Vec<u64>) {
     let mut random = Random(count);
     let sectors = (0..LOOKUPS)
         .map(|_| match layout {
-            Layout::Sparse => {
+            Layout::Crowded | Layout::Sparse => {
                 let run = usize::try_from(random.below(count)).unwrap();
                 runs.get(run).unwrap().0 + random.below(40)
             }
@@ -156,6 +160,11 @@ mod lookup {
     #[divan::bench(args = SIZES)]
     fn uneven(bencher: Bencher, count: u64) {
         bench(bencher, Layout::Uneven, count);
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn crowded(bencher: Bencher, count: u64) {
+        bench(bencher, Layout::Crowded, count);
     }
 
     #[divan::bench(args = SIZES)]
