@@ -8,7 +8,7 @@
 )]
 
 use blob::MemoryBlob;
-use lsmt::test_util::{Index, Search};
+use lsmt::test_util::{Index, Records, Search};
 use lsmt::{Writer, WriterOptions};
 
 fn main() {
@@ -48,7 +48,9 @@ enum Layout {
     Even,
     /// Most holes are small and some 500 times larger, as on a file system of many block groups.
     Uneven,
-    /// The same as `Even`, in 16 places of a disk of 64 TiB.
+    /// The same as `Even`, in 16 places of a disk of 64 GiB.
+    Crowded,
+    /// The same, of a disk of 64 TiB.
     Sparse,
 }
 
@@ -60,13 +62,15 @@ fn runs(layout: Layout, count: u64) -> (Vec<(u64, u64)>, u64) {
     for k in 0..count {
         let (hole, len) = match layout {
             Layout::Comb => (1, 1),
-            Layout::Even => (8 * random.below(5), 8 * (1 + random.below(4))),
             Layout::Uneven => {
                 let magnitude = random.below(12);
                 (8 * random.below(1 << magnitude), 8 * (1 + random.below(16)))
             }
+            Layout::Crowded if k % (count / 16) == 0 => ((1 << 23) - random.below(1 << 20), 8),
             Layout::Sparse if k % (count / 16) == 0 => ((1 << 33) - random.below(1 << 30), 8),
-            Layout::Sparse => (8 * random.below(5), 8 * (1 + random.below(4))),
+            Layout::Even | Layout::Crowded | Layout::Sparse => {
+                (8 * random.below(5), 8 * (1 + random.below(4)))
+            }
         };
         runs.push((at + hole, len));
         at += hole + len;
@@ -83,7 +87,7 @@ fn records(runs: &[(u64, u64)]) -> Vec<u8> {
 }
 
 fn index(runs: &[(u64, u64)]) -> Index {
-    Index::parse(&records(runs), INDEX_OFFSET).unwrap()
+    Index::parse(Records::from_bytes(&records(runs)), INDEX_OFFSET).unwrap()
 }
 
 /// A layer with such an index, by way of one that has a single record.
@@ -118,7 +122,7 @@ fn search(layout: Layout, count: u64) -> (Search, Vec<u64>) {
     let mut random = Random(count);
     let sectors = (0..LOOKUPS)
         .map(|_| match layout {
-            Layout::Sparse => {
+            Layout::Crowded | Layout::Sparse => {
                 let run = usize::try_from(random.below(count)).unwrap();
                 runs.get(run).unwrap().0 + random.below(40)
             }
@@ -156,6 +160,11 @@ mod lookup {
     #[divan::bench(args = SIZES)]
     fn uneven(bencher: Bencher, count: u64) {
         bench(bencher, Layout::Uneven, count);
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn crowded(bencher: Bencher, count: u64) {
+        bench(bencher, Layout::Crowded, count);
     }
 
     #[divan::bench(args = SIZES)]
@@ -251,7 +260,7 @@ mod resolve {
 mod open {
     use divan::Bencher;
     use divan::counter::ItemsCount;
-    use lsmt::test_util::Index;
+    use lsmt::test_util::{Index, Records};
     use lsmt::{Disk, Layer};
 
     use super::{INDEX_OFFSET, Layout, SIZES, index, layer, records, runs};
@@ -259,10 +268,11 @@ mod open {
     /// Checking and converting records.
     #[divan::bench(args = SIZES)]
     fn parse(bencher: Bencher, count: u64) {
-        let records = records(&runs(Layout::Even, count).0);
+        let records = Records::from_bytes(&records(&runs(Layout::Even, count).0));
         bencher
             .counter(ItemsCount::new(count))
-            .bench_local(|| Index::parse(&records, INDEX_OFFSET).unwrap());
+            .with_inputs(|| records.clone())
+            .bench_local_values(|records| Index::parse(records, INDEX_OFFSET).unwrap());
     }
 
     /// Preparing an index for searches.

@@ -78,8 +78,11 @@ pub(crate) const USER_TAG_LEN_BYTES: usize = 256;
 /// word1:  bit 63 ... 56 | 55     | 54 ....................... 0
 ///         tag           | zeroed | first sector in the layer
 /// ```
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
+///
+/// Aligned as a [`Segment`](crate::segment::Segment) is, so that a list of the one can become one of the other where
+/// it is.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
 pub(crate) struct RawRecord {
     pub(crate) word0: U64,
     pub(crate) word1: U64,
@@ -139,7 +142,7 @@ const _: () = {
     assert!(offset_of!(RawHeader, parent_uuid) == 93);
     assert!(offset_of!(RawHeader, version) == 132);
     assert!(offset_of!(RawHeader, user_tag) == 134);
-    assert!(size_of::<RawRecord>() == 16 && align_of::<RawRecord>() == 1);
+    assert!(size_of::<RawRecord>() == 16 && align_of::<RawRecord>() == 8);
     assert!(size_of::<RawRecord>() as u64 == RECORD_LEN_BYTES);
     assert!(HEADER_LEN_BYTES as u64 == HEADER_END);
     assert!(MAX_RECORD_SECTORS == 16_383 && FIRST_DATA_SECTOR == 8);

@@ -22,9 +22,10 @@ pub(crate) struct Index {
 ///
 /// Records that say "invalid" are dropped wherever they are. Tags have no meaning in an ordinary layer, although
 /// merge tools leave some behind; only together with data out of bounds do they tell what the layer is.
-pub(crate) fn parse(records: &[RawRecord], index_offset: u64) -> Result<Index, OpenError> {
+///
+/// The segments take the place of the records: fresh memory would cost more than all of the checks.
+pub(crate) fn parse(records: Vec<RawRecord>, index_offset: u64) -> Result<Index, OpenError> {
     let index_sector = index_offset / SECTOR_LEN_BYTES;
-    let mut segments = Vec::with_capacity(records.len());
     let (mut data_sectors, mut zeroed_sectors) = (0_u64, 0_u64);
     let mut previous_end = 0;
     let mut word1_union = 0;
@@ -47,8 +48,15 @@ pub(crate) fn parse(records: &[RawRecord], index_offset: u64) -> Result<Index, O
         // At most a million records of 14-bit lengths.
         data_sectors = data_sectors.wrapping_add(fields.data_len);
         zeroed_sectors = zeroed_sectors.wrapping_add(fields.len.wrapping_sub(fields.data_len));
-        segments.push(Segment::from_words(fields.word0, fields.word1));
     }
+    // Iterators of types of one layout collect where they are.
+    let sound = records
+        .into_iter()
+        .map(|record| Fields::of(&record))
+        .filter(|fields| fields.first != INVALID_OFFSET);
+    let mut segments: Vec<_> = sound
+        .map(|fields| Segment::from_words(fields.word0, fields.word1))
+        .collect();
     segments.shrink_to_fit();
     Ok(Index {
         segments,
@@ -123,4 +131,26 @@ fn first_fault(record: usize, fields: &Fields, previous_end: u64, index_sector: 
             index_sector,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use crate::format::{INVALID_OFFSET, LEN_SHIFT, RawRecord};
+
+    /// What the format allows between records is dropped, and nothing is copied to other memory for it.
+    #[test]
+    fn segments_take_the_place_of_the_records() {
+        let record = |first: u64, len: u64| RawRecord {
+            word0: (first | (len << LEN_SHIFT)).into(),
+            word1: 8.into(),
+        };
+        let invalid = record(INVALID_OFFSET, 3);
+        let records = vec![record(0, 1), invalid, record(5, 1), record(6, 1), invalid];
+        let place = records.as_ptr().addr();
+        let segments = parse(records, 512 * 9).unwrap().segments;
+        let firsts: Vec<_> = segments.iter().map(|segment| segment.first()).collect();
+        assert_eq!(firsts, [0, 5, 6]);
+        assert_eq!(segments.as_ptr().addr(), place);
+    }
 }

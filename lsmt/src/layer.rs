@@ -76,12 +76,13 @@ impl<S: ReadAt> Layer<S> {
 
         let mut records = vec![RawRecord::default(); geometry.record_count];
         source.read_exact_at(records.as_mut_bytes(), geometry.index_offset)?;
+        let fingerprint = fingerprint(&trailer, &records);
         let Index {
             segments,
             data_sectors,
             zeroed_sectors,
             tags_present,
-        } = index::parse(&records, geometry.index_offset)?;
+        } = index::parse(records, geometry.index_offset)?;
         if !len_bytes.is_multiple_of(SECTOR_LEN_BYTES) {
             // The trailer of a turboOCI layer follows its index without padding, so its length can be odd.
             return Err(if tags_present {
@@ -102,7 +103,7 @@ impl<S: ReadAt> Layer<S> {
             zeroed_sectors,
             header_form,
             tags_present,
-            fingerprint: fingerprint(&trailer, &records),
+            fingerprint,
             warnings: header::compare(&header, &trailer),
         };
         Ok(Self {

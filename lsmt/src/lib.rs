@@ -42,7 +42,8 @@
 //!
 //! [`MAX_LAYERS`] layers, [`MAX_INDEX_RECORDS`] records in each, [`MAX_SEGMENTS`] segments in the merged index,
 //! disks of [`MAX_VIRTUAL_SIZE_BYTES`]. A stack being opened takes 16 bytes per record, and twice that for a
-//! moment while it is merged.
+//! moment while it is merged; a disk 16 bytes per segment, and for the search
+//! at most 2.5 more and 128 KiB.
 //!
 //! # Example
 //!

@@ -3,7 +3,7 @@
 
 mod steps;
 
-pub use steps::{Index, Search};
+pub use steps::{Index, Records, Search};
 
 use blob::test_util::noise;
 use zerocopy::IntoBytes;

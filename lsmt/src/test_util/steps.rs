@@ -9,6 +9,20 @@ use crate::merge;
 use crate::merged_index::MergedIndex;
 use crate::segment::Segment;
 
+/// The records of a layer, as stored.
+#[derive(Clone, Debug)]
+pub struct Records(Vec<RawRecord>);
+
+impl Records {
+    /// Copies them. Bytes behind the last whole record are left out.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let records = bytes.chunks_exact(size_of::<RawRecord>());
+        let records = records.flat_map(RawRecord::read_from_bytes);
+        Self(records.collect())
+    }
+}
+
 /// The index of one layer, or of several that are merged.
 #[derive(Clone, Debug)]
 pub struct Index {
@@ -16,18 +30,14 @@ pub struct Index {
 }
 
 impl Index {
-    /// The records of a layer, as stored; the index starts at byte `index_offset` of the layer. Bytes behind the
-    /// last whole record are left out.
+    /// Checks the records of a layer whose index starts at byte `index_offset` of it.
     ///
     /// # Errors
     ///
     /// As [`Layer::open`](crate::Layer::open) has when a record breaks a rule.
-    pub fn parse(bytes: &[u8], index_offset: u64) -> Result<Self, OpenError> {
-        let whole = bytes.len() / size_of::<RawRecord>();
-        let records = <[RawRecord]>::ref_from_prefix_with_elems(bytes, whole);
-        let records = records.map_or(&[][..], |(records, _)| records);
+    pub fn parse(records: Records, index_offset: u64) -> Result<Self, OpenError> {
         Ok(Self {
-            segments: index::parse(records, index_offset)?.segments,
+            segments: index::parse(records.0, index_offset)?.segments,
         })
     }
 
