@@ -17,7 +17,7 @@ const BEHIND: [i16; 32] = [
     31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8,
     7, 6, 5, 4, 3, 2, 1, 0,
 ];
-/// Buckets are made narrower while this many segments or more fall into one on average.
+/// Buckets are as narrow as they can be with so many segments in one on average.
 const SEGMENTS_PER_BUCKET: usize = 8;
 /// A table of so many buckets is built for any number of segments: 128 KiB, for a disk of 1 TiB.
 const FREE_BUCKETS: usize = 32 << 10;

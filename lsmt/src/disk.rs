@@ -29,7 +29,8 @@ impl<S: ReadAt> Disk<S> {
     ///
     /// The disk is as long as the highest layer says that says anything; what lower layers hold beyond is left
     /// out. The indexes of the layers are merged and freed, so that a read has one place to look, however many
-    /// layers there are. Takes time in proportion to the number of records times log2 of the number of layers.
+    /// layers there are. Takes time in proportion to the number of records, times log2 of the number of layers if
+    /// they are alike; a large layer under small ones is looked at once or twice.
     ///
     /// # Errors
     ///
