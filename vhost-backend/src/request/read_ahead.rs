@@ -79,7 +79,9 @@ mod tests {
         for len in [4096, 65_536, 1 << 20] {
             let mut ahead = ReadAhead::default();
             let ranges = sequence(&mut ahead, 0, len, (64 << 20) / len);
-            assert!(ranges.windows(2).all(|two| two[0].end == two[1].start));
+            // What lies between was read by the guest before it could be read ahead.
+            let gaps = ranges.windows(2).map(|two| two[1].start - two[0].end);
+            assert!(gaps.sum::<u64>() <= 4 * len, "{len}: {ranges:?}");
             assert!(ranges[0].start >= STREAK_MIN_BYTES);
             assert!(ranges.last().unwrap().end > 64 << 20, "{len}");
             let longest = ranges.iter().map(|range| range.end - range.start).max();
