@@ -41,6 +41,8 @@ pub(crate) struct Service {
     setup: Setup,
     ring: SplitRing,
     epoll: Epoll,
+    /// Whether each kick is an event of its own, and need not be read.
+    kick_counts: bool,
     stop: Arc<Stop>,
     reads: Reads,
     chain: Chain,
@@ -60,7 +62,13 @@ struct Setup {
 }
 
 impl Service {
-    pub(crate) fn new(setup: QueueSetup, epoll: Epoll, stop: Arc<Stop>, reads: Reads) -> Self {
+    pub(crate) fn new(
+        setup: QueueSetup,
+        epoll: Epoll,
+        kick_counts: bool,
+        stop: Arc<Stop>,
+        reads: Reads,
+    ) -> Self {
         let poll = Poll::new(setup.device.limits().poll);
         Self {
             ring: setup.ring,
@@ -73,6 +81,7 @@ impl Service {
                 error_notifier: setup.error_notifier,
             },
             epoll,
+            kick_counts,
             stop,
             reads,
             chain: Chain::default(),
@@ -291,7 +300,9 @@ impl Service {
             match event.data() {
                 KICK => {
                     self.poll.is_woken();
-                    self.consume_kick(event.event_set());
+                    if !self.kick_counts {
+                        self.consume_kick(event.event_set());
+                    }
                 }
                 FETCHED => self.reads.heed_wake(),
                 _ => {}
