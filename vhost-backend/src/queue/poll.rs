@@ -1,48 +1,55 @@
 //! Looking at the ring for a while before going to sleep.
 //!
 //! A guest that asks for one thing after another has its next request ready within microseconds, while to be woken takes
-//! tens of them. So it can pay to look on for a while; but who looks on burns a processor. How long it is worth looking is
-//! learnt from what happens: twice as long when a request came soon after falling asleep, half as long when none came.
+//! tens of them. So it can pay to look on for a while; but who looks on burns a processor. Whether it is worth it is
+//! learnt from what happens: after a look in vain it is tried again only when requests come soon after falling asleep,
+//! and ever more rarely if that does not help.
 
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// Where a window that has shrunk to nothing begins anew.
-const SMALLEST_WINDOW: Duration = Duration::from_micros(4);
+/// After how many requests at most it is tried once more whether it pays to look for the next.
+const MAX_PATIENCE: u32 = 1024;
 
 /// How long the thread of a queue looks at its ring before it sleeps.
 #[derive(Debug)]
 pub(crate) struct Poll {
     limit: Duration,
-    window: Duration,
+    /// Whether to look the next time.
+    looks: bool,
+    /// Requests that have to come soon before it is worth another look, now and after the last look in vain.
+    soon_needed: u32,
+    patience: u32,
     asleep_since: Option<Instant>,
 }
 
 impl Poll {
-    /// Looks for at most `limit` at a time; with zero, never.
+    /// Looks for `limit` at a time; with zero, never.
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
             limit,
-            window: limit,
+            looks: false,
+            soon_needed: 0,
+            patience: 0,
             asleep_since: None,
         }
     }
 
-    /// Looks until something `is_due`, which it returns, or the window is over.
+    /// Looks until something `is_due`, which it returns, or the time is over.
     pub(crate) fn look(&mut self, mut is_due: impl FnMut() -> bool) -> bool {
-        if self.window.is_zero() {
+        if !self.looks {
             return false;
         }
         let begun = Instant::now();
         loop {
             if is_due() {
+                self.patience = 0;
                 return true;
             }
-            if begun.elapsed() >= self.window {
-                self.window /= 2;
-                if self.window < SMALLEST_WINDOW {
-                    self.window = Duration::ZERO;
-                }
+            if begun.elapsed() >= self.limit {
+                self.looks = false;
+                self.patience = (self.patience * 2).clamp(1, MAX_PATIENCE);
+                self.soon_needed = self.patience;
                 return false;
             }
             hint::spin_loop();
@@ -58,12 +65,14 @@ impl Poll {
 
     /// The thread was woken for a request.
     pub(crate) fn is_woken(&mut self) {
+        // To be woken takes time of its own, during which the request was there already.
         let soon = self
             .asleep_since
             .take()
-            .is_some_and(|since| since.elapsed() < self.limit);
+            .is_some_and(|since| since.elapsed() < 2 * self.limit);
         if soon {
-            self.window = (self.window * 2).clamp(SMALLEST_WINDOW, self.limit);
+            self.soon_needed = self.soon_needed.saturating_sub(1);
+            self.looks = self.soon_needed == 0;
         }
     }
 }
@@ -84,39 +93,62 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_due_is_found_at_once_and_late() {
-        let mut poll = Poll::new(HOUR);
-        let mut looks = 0;
-        assert!(poll.look(|| {
-            looks += 1;
-            looks == 1000
-        }));
-        assert_eq!(poll.window, HOUR, "it paid");
+    /// Falls asleep and is woken at once.
+    fn nap(poll: &mut Poll) {
+        poll.falls_asleep();
+        poll.is_woken();
     }
 
     #[test]
-    fn window_shrinks_to_nothing_in_vain_and_grows_again_when_requests_come_soon() {
-        let limit = Duration::from_micros(64);
+    fn looks_only_where_requests_come_soon_and_finds_them_at_once_and_late() {
+        let mut poll = Poll::new(HOUR);
+        assert!(!poll.look(|| panic!("nothing has come yet")));
+        for _ in 0..3 {
+            nap(&mut poll);
+            let mut looks = 0;
+            assert!(poll.look(|| {
+                looks += 1;
+                looks == 1000
+            }));
+            assert!(poll.look(|| true), "it paid, so it goes on");
+        }
+    }
+
+    #[test]
+    fn after_a_request_that_came_late_it_sleeps() {
+        let limit = Duration::from_micros(50);
         let mut poll = Poll::new(limit);
-        for _ in 0..5 {
-            assert!(!poll.window.is_zero());
-            assert!(!poll.look(|| false));
-        }
-        assert!(poll.window.is_zero());
-        assert!(!poll.look(|| panic!("it does not look any more")));
-        // Woken long after: nothing would have been gained.
         poll.falls_asleep();
-        std::thread::sleep(limit);
+        std::thread::sleep(2 * limit);
         poll.is_woken();
-        assert!(poll.window.is_zero());
-        // Woken soon: it would have been worth it.
-        poll.limit = HOUR;
-        for expected in [1, 1, 2, 4] {
-            assert!(poll.window <= SMALLEST_WINDOW * expected);
-            poll.falls_asleep();
-            poll.is_woken();
-            assert!(poll.window >= SMALLEST_WINDOW * expected);
+        assert!(!poll.look(|| panic!("nothing would have been gained")));
+    }
+
+    #[test]
+    fn looks_in_vain_become_rare_and_one_that_pays_makes_up_for_them() {
+        let mut poll = Poll::new(HOUR);
+        let mut naps = Vec::new();
+        for _ in 0..14 {
+            let mut count = 0;
+            while !poll.looks {
+                nap(&mut poll);
+                count += 1;
+            }
+            naps.push(count);
+            poll.limit = Duration::from_micros(1);
+            assert!(!poll.look(|| false));
+            poll.limit = HOUR;
         }
+        let expected = [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024];
+        assert_eq!(naps, expected);
+        while !poll.looks {
+            nap(&mut poll);
+        }
+        assert!(poll.look(|| true));
+        poll.limit = Duration::from_micros(1);
+        assert!(!poll.look(|| false));
+        poll.limit = HOUR;
+        nap(&mut poll);
+        assert!(poll.looks);
     }
 }
