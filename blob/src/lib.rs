@@ -81,71 +81,34 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
-impl<T: ReadAt + ?Sized> ReadAt for &T {
-    fn len_bytes(&self) -> u64 {
-        (**self).len_bytes()
-    }
+/// What points to a source is that source.
+macro_rules! forward {
+    ($($pointer:ty),+) => {$(
+        impl<T: ReadAt + ?Sized> ReadAt for $pointer {
+            fn len_bytes(&self) -> u64 {
+                (**self).len_bytes()
+            }
 
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        (**self).read_exact_at(buf, offset)
-    }
+            fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+                (**self).read_exact_at(buf, offset)
+            }
 
-    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
-        (**self).read_ready_at(buf, offset)
-    }
+            fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+                (**self).read_ready_at(buf, offset)
+            }
 
-    fn file_range(&self) -> Option<(&FileBlob, u64)> {
-        (**self).file_range()
-    }
+            fn file_range(&self) -> Option<(&FileBlob, u64)> {
+                (**self).file_range()
+            }
 
-    fn will_need(&self, offset: u64, len_bytes: u64) {
-        (**self).will_need(offset, len_bytes);
-    }
+            fn will_need(&self, offset: u64, len_bytes: u64) {
+                (**self).will_need(offset, len_bytes);
+            }
+        }
+    )+};
 }
 
-impl<T: ReadAt + ?Sized> ReadAt for Arc<T> {
-    fn len_bytes(&self) -> u64 {
-        (**self).len_bytes()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        (**self).read_exact_at(buf, offset)
-    }
-
-    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
-        (**self).read_ready_at(buf, offset)
-    }
-
-    fn file_range(&self) -> Option<(&FileBlob, u64)> {
-        (**self).file_range()
-    }
-
-    fn will_need(&self, offset: u64, len_bytes: u64) {
-        (**self).will_need(offset, len_bytes);
-    }
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
-    fn len_bytes(&self) -> u64 {
-        (**self).len_bytes()
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        (**self).read_exact_at(buf, offset)
-    }
-
-    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
-        (**self).read_ready_at(buf, offset)
-    }
-
-    fn file_range(&self) -> Option<(&FileBlob, u64)> {
-        (**self).file_range()
-    }
-
-    fn will_need(&self, offset: u64, len_bytes: u64) {
-        (**self).will_need(offset, len_bytes);
-    }
-}
+forward!(&T, Arc<T>, Box<T>);
 
 /// Whether `len` bytes at `offset` lie inside a source of `source_len` bytes.
 #[must_use]
