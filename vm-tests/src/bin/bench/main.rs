@@ -13,6 +13,7 @@ mod limits;
 mod machine;
 mod measure;
 mod pin;
+mod replay;
 mod report;
 mod rounds;
 mod scale;

@@ -40,16 +40,18 @@ pub(crate) fn text(report: &Report) -> String {
 
 fn fact_text(fact: &Fact) -> String {
     let value = number(fact.value);
-    let mut text = format!(
-        "  {:<18} {:<48} {value:>9} {}",
-        fact.subject, fact.what, fact.unit
-    );
+    let mut text = format!("  {:<18} {:<54} {value:>9}", fact.subject, fact.what);
+    if !fact.unit.is_empty() {
+        text.push(' ');
+        text.push_str(fact.unit);
+    }
     if let Some((lowest, highest)) = fact.range() {
         let range = format!(" ({}-{})", number(lowest), number(highest));
         text.push_str(&range);
     }
     if let Some((ratio, name)) = &fact.ratio {
-        text.push_str(&format!(", {ratio:.2} of {name}"));
+        let ratio = format!(", {ratio:.2} of {name}");
+        text.push_str(&ratio);
     }
     text
 }
