@@ -1,5 +1,5 @@
 //! Things guests are made of: the kernel and busybox put in place by `scripts/guest-artifacts`, and the
-//! two small guests compiled here from `guest/`.
+//! small guests and programs compiled here from `guest/`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,6 +77,26 @@ pub fn boot_sector() -> Result<PathBuf> {
         "-Wl,--oformat=binary",
     ];
     compile("boot.bin", &["boot.S"], &flags)
+}
+
+/// The program that reads at random places of a disk, for a Linux guest.
+///
+/// # Errors
+///
+/// [`Missing`] without a C compiler; otherwise the compiler's complaint.
+pub fn random_reader() -> Result<PathBuf> {
+    let flags = [
+        "-m64",
+        "-std=gnu11",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-ffreestanding",
+        "-fno-stack-protector",
+        "-fcf-protection=none",
+    ];
+    compile("reads", &["reads.c"], &flags)
 }
 
 /// Compiles `sources` into the target directory, unless what is there is newer than every source.

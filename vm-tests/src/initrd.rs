@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::artifacts;
+use crate::requirement::Missing;
 
 const DIRECTORY: u32 = 0o04_0755;
 const PROGRAM: u32 = 0o10_0755;
@@ -60,8 +61,8 @@ impl Archive {
     }
 }
 
-/// Builds the initrd of the Linux guests into `output`: busybox, the init script of `guest/`, and the
-/// named modules out of `module_dir`.
+/// Builds the initrd of the Linux guests into `output`: busybox, the init script of `guest/`, the reader of
+/// random places where there is a compiler to make it, and the named modules out of `module_dir`.
 ///
 /// # Errors
 ///
@@ -85,6 +86,11 @@ pub fn write(output: &Path, module_dir: &str, modules: &[&str]) -> Result<PathBu
         (0, 0),
         &std::fs::read(artifacts::provided("busybox")?)?,
     )?;
+    match artifacts::random_reader() {
+        Ok(path) => archive.add("bin/reads", PROGRAM, (0, 0), &std::fs::read(path)?)?,
+        Err(error) if error.is::<Missing>() => {}
+        Err(error) => return Err(error),
+    }
     for module in modules {
         let file = format!("{module}.ko");
         let content = std::fs::read(artifacts::provided(&format!("{module_dir}/{file}"))?)?;

@@ -14,13 +14,24 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The virtio feature of a read-only disk.
 const FEATURE_READ_ONLY: usize = 5;
 
+/// What a Linux guest does once it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Examine the disk and report what it is and what is on it.
+    Check,
+    /// Run the init program of the disk.
+    Root,
+    /// Read, and say when each kind of reading begins and ends.
+    Read,
+}
+
 /// How a Linux guest is to be started.
 #[derive(Debug, Clone, Copy)]
 pub struct Boot {
     /// Queues of the disk, and processors to use them.
     pub queues: u32,
-    /// Whether the guest goes on to run the init program of the disk, instead of examining the disk.
-    pub root_on_disk: bool,
+    /// What the guest is for.
+    pub task: Task,
 }
 
 impl Boot {
@@ -28,7 +39,11 @@ impl Boot {
     /// its messages must not fall into the middle of a report line.
     #[must_use]
     pub(crate) fn arguments(&self) -> String {
-        let mode = if self.root_on_disk { "root" } else { "check" };
+        let mode = match self.task {
+            Task::Check => "check",
+            Task::Root => "root",
+            Task::Read => "read",
+        };
         format!("quiet loglevel=1 rdinit=/init vbd.mode={mode}")
     }
 }

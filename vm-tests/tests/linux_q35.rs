@@ -2,7 +2,7 @@
 //! it was given, on every queue, guest after guest, and can run from it.
 
 use vm_tests::daemon::Backend;
-use vm_tests::linux::{Boot, Report};
+use vm_tests::linux::{Boot, Report, Task};
 use vm_tests::requirement::or_skip;
 use vm_tests::{qemu, stack};
 
@@ -16,7 +16,7 @@ fn linux_reads_the_disk_on_one_queue_and_again_on_two_after_the_first_guest_has_
         for queues in [1, 2] {
             let boot = Boot {
                 queues,
-                root_on_disk: false,
+                task: Task::Check,
             };
             let guest = qemu::linux(backend.socket(), &boot, dir.path())?;
             Report::collect(guest)?.check(&stack, backend.serial(), queues, queues)?;
@@ -34,7 +34,7 @@ fn linux_runs_the_init_program_of_the_disk() -> anyhow::Result<()> {
         let backend = Backend::start(&stack)?;
         let boot = Boot {
             queues: 1,
-            root_on_disk: true,
+            task: Task::Root,
         };
         let report = Report::collect(qemu::linux(backend.socket(), &boot, dir.path())?)?;
         anyhow::ensure!(report.fact("root")? == "/dev/vda ext4 ro", "{report:?}");

@@ -2,14 +2,14 @@
 //! QEMU's, sees exactly the disk that was put in, and can run from it.
 
 use vm_tests::daemon::{Backend, QUEUES};
-use vm_tests::linux::{Boot, Report};
+use vm_tests::linux::{Boot, Report, Task};
 use vm_tests::requirement::or_skip;
 use vm_tests::{stack, uml};
 
 /// It takes no number of queues; the kernel uses one per processor, and has one processor.
 const BOOT: Boot = Boot {
     queues: QUEUES,
-    root_on_disk: false,
+    task: Task::Check,
 };
 
 #[test]
@@ -34,7 +34,7 @@ fn user_mode_linux_runs_the_init_program_of_the_disk() -> anyhow::Result<()> {
         let stack = stack::build(dir.path())?;
         let backend = Backend::start(&stack)?;
         let boot = Boot {
-            root_on_disk: true,
+            task: Task::Root,
             ..BOOT
         };
         let report = Report::collect(uml::linux(backend.socket(), &boot, dir.path())?)?;

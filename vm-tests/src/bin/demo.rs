@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use lsmt::{Writer, WriterOptions};
 use vm_tests::daemon::Backend;
 use vm_tests::layers::{Form, wrap};
-use vm_tests::linux::{Boot, Report};
+use vm_tests::linux::{Boot, Report, Task};
 use vm_tests::qemu;
 use vm_tests::requirement::program;
 use vm_tests::stack::{DISK_BYTES, Stack, sha256};
@@ -108,7 +108,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let boot = Boot {
         queues: 1,
-        root_on_disk: false,
+        task: Task::Check,
     };
     let report = Report::collect(qemu::linux(backend.socket(), &boot, dir.path())?)?;
     println!(

@@ -15,11 +15,29 @@ pub enum Pattern {
     Random,
     /// Every block once, in random order.
     RandomOnce,
+    /// One block out of every eight, once, in random order; at least four blocks are between any two.
+    RandomApart,
     /// One after the other, from the start again at the end.
     Sequential,
     /// One after the other, once.
     SequentialOnce,
 }
+
+impl Pattern {
+    /// Whether the order is random.
+    #[must_use]
+    pub fn is_random(self) -> bool {
+        match self {
+            Self::Random | Self::RandomOnce | Self::RandomApart => true,
+            Self::Sequential | Self::SequentialOnce => false,
+        }
+    }
+}
+
+/// Of so many blocks one is read where they are to be apart,
+const APART_OF: u32 = 8;
+/// and it is among the first of these.
+const APART_FIRST: usize = 4;
 
 /// What to ask of the disk. With several queues each has `depth` requests in flight; sequential queues have a part of
 /// the region each.
@@ -54,6 +72,15 @@ impl Workload {
             mode: Mode::Event,
             segment_bytes: block_bytes,
         }
+    }
+
+    /// The offsets that a disk with one queue is asked for, in this order.
+    ///
+    /// # Errors
+    ///
+    /// If the disk is too small.
+    pub fn offsets(&self, capacity_bytes: u64) -> Result<impl Iterator<Item = u64> + use<>> {
+        Offsets::new(self, capacity_bytes, (0, 1), u64::MAX)
     }
 
     pub(super) fn segments(&self) -> usize {
@@ -127,7 +154,11 @@ impl Offsets {
         let blocks = (end - start) / block_bytes;
         ensure!(blocks >= queues as u64, "the region is too small");
         let (number, of) = (queue as u64, queues as u64);
-        let share = blocks * number / of..blocks * (number + 1) / of;
+        let count = match workload.pattern {
+            Pattern::RandomApart => blocks / u64::from(APART_OF),
+            _ => blocks,
+        };
+        let share = count * number / of..count * (number + 1) / of;
         let once = share.end - share.start;
         let (order, left) = match workload.pattern {
             Pattern::Random => {
@@ -135,8 +166,11 @@ impl Offsets {
                 let blocks = usize::try_from(blocks)?;
                 (Order::Random { random, blocks }, u64::MAX)
             }
-            Pattern::RandomOnce => {
-                let mut blocks = shuffled(u32::try_from(blocks)?, workload.seed);
+            Pattern::RandomOnce | Pattern::RandomApart => {
+                let mut blocks = shuffled(u32::try_from(count)?, workload.seed);
+                if workload.pattern == Pattern::RandomApart {
+                    spread(&mut blocks, workload.seed);
+                }
                 blocks.truncate(usize::try_from(share.end)?);
                 blocks.drain(..usize::try_from(share.start)?);
                 let blocks = blocks.into_iter();
@@ -190,6 +224,15 @@ fn shuffled(end: u32, seed: u64) -> Vec<u32> {
     numbers
 }
 
+/// Makes numbers of groups numbers of blocks, one in each group.
+fn spread(groups: &mut [u32], seed: u64) {
+    let mut random = Random::new(seed.wrapping_add(1));
+    for group in groups {
+        let place = u32::try_from(random.below(APART_FIRST)).unwrap_or_default();
+        *group = *group * APART_OF + place;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Offsets, Pattern, Workload};
@@ -223,6 +266,17 @@ mod tests {
         assert_eq!(random.len(), 1000);
         assert!(random.iter().all(|at| at % 4096 == 0 && at / 4096 < 10));
         assert_ne!(random, offsets(Pattern::Random, 1, 2, 1000));
+    }
+
+    #[test]
+    fn blocks_apart_are_one_in_eight_and_never_neighbours() {
+        let workload = Workload::new(Pattern::RandomApart, 4096, 1);
+        let mut blocks: Vec<u64> = workload.offsets(1000 * 4096).unwrap().collect();
+        assert!(!blocks.is_sorted());
+        blocks.sort_unstable();
+        assert_eq!(blocks.len(), 125);
+        assert!(blocks.windows(2).all(|pair| pair[1] - pair[0] > 4 * 4096));
+        assert!(blocks.iter().all(|offset| *offset < 1000 * 4096));
     }
 
     #[test]

@@ -111,6 +111,8 @@ pub(crate) enum Group {
     Latency,
     /// Nothing in the page cache.
     Cold,
+    /// Linux in QEMU and User-mode Linux: time to the first read, and how fast programs in the guest read.
+    Guest,
 }
 
 impl Group {
@@ -124,6 +126,7 @@ impl Group {
             Self::Scale => "scale",
             Self::Latency => "latency",
             Self::Cold => "cold",
+            Self::Guest => "guest",
         }
     }
 }

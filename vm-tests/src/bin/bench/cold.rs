@@ -1,24 +1,33 @@
 //! Reads of what is not in the page cache.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use vm_tests::load::{Limit, Pattern};
 use vm_tests::requirement::program;
-use vm_tests::stack::Random;
 
 use crate::args::Group;
-use crate::disks::{drop_cached, is_cached};
+use crate::disks::drop_cached;
 use crate::measure::{Case, Sample, Settings, verify, with_disk};
-use crate::report::{Report, Row, median};
+use crate::replay::Replay;
+use crate::report::{Facts, Report, Row};
 use crate::rounds::{Bench, compare};
 use crate::say;
 use crate::server::Server;
 use crate::usage::{MemoryUse, Usage, bytes_from_disk};
+
+/// Of what is needed: less came from the disk only if something was in the page cache after all.
+const LEAST_FROM_DISK: f64 = 0.9;
+
+/// One backend under one workload: what is measured beside the usual, a value for each round.
+struct Subject<'a> {
+    server: &'a Server,
+    row: Row,
+    from_disk: Vec<f64>,
+    fio: Vec<f64>,
+    pread: Vec<f64>,
+}
 
 impl Bench<'_> {
     /// Measures the group.
@@ -27,16 +36,17 @@ impl Bench<'_> {
         for subject in self.subjects(Group::Cold) {
             servers.push(self.start(subject)?);
         }
+        let fio = program("fio").ok();
+        if fio.is_none() {
+            report.note("cold: fio is not there, so only one request at a time has a yardstick");
+        }
         let flat = self.disks.flat()?;
         let reference = File::open(&flat)?;
         for case in cases() {
-            if !self.args.wants_workload(&case.name) {
-                continue;
+            if self.args.wants_workload(&case.name) {
+                say!("cold: {}", case.name);
+                self.case_cold(&case, &servers, (&reference, fio.as_deref()), report)?;
             }
-            say!("cold: {}", case.name);
-            self.case_cold(&case, &servers, &reference, report)?;
-            self.plain(&case, &flat, report)?;
-            self.fio(&case, &flat, report)?;
         }
         // What comes back in random order comes back in small pages.
         for server in &servers {
@@ -49,104 +59,107 @@ impl Bench<'_> {
         &self,
         case: &Case,
         servers: &[Server],
-        reference: &File,
+        (reference, fio): (&File, Option<&Path>),
         report: &mut Report,
     ) -> Result<()> {
-        let mut rows = Vec::new();
-        let mut fetched = vec![Vec::new(); servers.len()];
+        let mut subjects = Vec::new();
         for server in servers {
             verify(server, case, self.settings, reference)?;
-            rows.push(Row::new(Group::Cold, case, server.subject.name()));
+            subjects.push(Subject {
+                server,
+                row: Row::new(Group::Cold, case, server.subject.name()),
+                from_disk: Vec::new(),
+                fio: Vec::new(),
+                pread: Vec::new(),
+            });
         }
         for _round in 0..self.args.rounds() {
-            for ((server, row), fetched) in servers.iter().zip(&mut rows).zip(&mut fetched) {
+            for subject in &mut subjects {
                 self.go_on()?;
-                let (sample, from_disk) = measure_cold(server, case, self.settings)?;
-                row.samples.push(sample);
-                fetched.push(from_disk);
+                self.round_cold(case, subject, fio)?;
             }
         }
-        for (server, fetched) in servers.iter().zip(fetched) {
-            let what = format!("{}: read from disk", case.name);
-            let value = (median(fetched.into_iter()), "bytes for each asked for");
-            report.fact(Group::Cold, what, server.subject.name(), value);
-        }
-        let subjects: Vec<_> = servers.iter().map(|server| server.subject).collect();
-        compare(&mut rows, &subjects, report.reference.as_deref());
+        tell(case, &subjects, report);
+        let kinds: Vec<_> = servers.iter().map(|server| server.subject).collect();
+        let mut rows: Vec<Row> = subjects.into_iter().map(|subject| subject.row).collect();
+        compare(&mut rows, &kinds, report.reference.as_deref());
         report.rows.append(&mut rows);
         Ok(())
     }
 
-    /// One thread with pread on the flat image: the file without a backend, one request at a time.
-    fn plain(&self, case: &Case, flat: &Path, report: &mut Report) -> Result<()> {
-        let file = File::open(flat)?;
-        let blocks = usize::try_from(self.disks.size_bytes())? / case.block_bytes;
-        let mut buffer = vec![0; case.block_bytes];
-        let mut rates = Vec::new();
-        for _round in 0..self.args.rounds() {
-            drop_cached(&[flat.to_owned()])?;
-            let mut random = Random::new(self.settings.seed);
-            let time = Duration::from_secs_f64(self.settings.seconds);
-            let start = Instant::now();
-            let mut done = 0;
-            while start.elapsed() < time && done < blocks {
-                let block = match case.pattern {
-                    Pattern::Random | Pattern::RandomOnce => random.below(blocks),
-                    Pattern::Sequential | Pattern::SequentialOnce => done,
-                };
-                file.read_exact_at(&mut buffer, (block * case.block_bytes) as u64)?;
-                done += 1;
-            }
-            rates.push(done as f64 / start.elapsed().as_secs_f64());
+    /// The backend, then the same reads without it.
+    fn round_cold(&self, case: &Case, subject: &mut Subject<'_>, fio: Option<&Path>) -> Result<()> {
+        let server = subject.server;
+        let (sample, requests, from_disk) = measure_cold(server, case, self.settings)?;
+        subject.row.samples.push(sample);
+        let workload = self.settings.workload(case);
+        let offsets = workload.offsets(self.disks.size_bytes())?.take(requests);
+        let replay = Replay::new(server, offsets, case.block_bytes)?;
+        let from_disk = from_disk as f64 / replay.page_bytes().max(1) as f64;
+        ensure!(
+            from_disk > LEAST_FROM_DISK,
+            "{}: only {from_disk:.2} of what {} requests need came from the disk",
+            server.subject.name(),
+            replay.requests()
+        );
+        subject.from_disk.push(from_disk);
+        if let Some(fio) = fio {
+            drop_cached(&server.files)?;
+            subject.fio.push(replay.fio(fio, case.depth)?);
         }
-        let what = format!("{}: pread, one at a time", case.name);
-        let value = rate(case, median(rates.into_iter()));
-        report.fact(Group::Cold, what, "flat", value);
-        Ok(())
-    }
-
-    /// The same with fio, as many in flight as the guest has.
-    fn fio(&self, case: &Case, flat: &Path, report: &mut Report) -> Result<()> {
-        let Ok(fio) = program("fio") else {
-            let note = "cold: fio is not there, so the file itself is measured with pread only";
-            if !report.notes.iter().any(|known| known == note) {
-                report.notes.push(note.into());
-            }
-            return Ok(());
-        };
-        let order = match case.pattern {
-            Pattern::Random | Pattern::RandomOnce => "randread",
-            Pattern::Sequential | Pattern::SequentialOnce => "read",
-        };
-        let mut rates = Vec::new();
-        for _round in 0..self.args.rounds() {
-            drop_cached(&[flat.to_owned()])?;
-            let output = Command::new(&fio)
-                .args(["--name=cold", "--readonly", "--ioengine=io_uring"])
-                .args(["--direct=0", "--invalidate=1", "--output-format=json"])
-                .arg(format!("--filename={}", flat.display()))
-                .arg(format!("--rw={order}"))
-                .arg(format!("--bs={}", case.block_bytes))
-                .arg(format!("--iodepth={}", case.depth))
-                .arg(format!("--runtime={}", self.settings.seconds.ceil()))
-                .output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            ensure!(output.status.success(), "fio: {text}");
-            let json: serde_json::Value = serde_json::from_str(&text)?;
-            let iops = json["jobs"][0]["read"]["iops"].as_f64();
-            rates.push(iops.context("fio tells no IOPS")?);
+        if case.depth == 1 {
+            drop_cached(&server.files)?;
+            subject.pread.push(replay.pread()?);
         }
-        let what = format!("{}: fio, io_uring", case.name);
-        let value = rate(case, median(rates.into_iter()));
-        report.fact(Group::Cold, what, "flat", value);
         Ok(())
     }
 }
 
-fn cases() -> [Case; 3] {
+/// Adds what is not in the rows.
+fn tell(case: &Case, subjects: &[Subject<'_>], report: &mut Report) {
+    let mut tell = |what: &str, unit, of: &dyn Fn(&Subject<'_>) -> Vec<f64>| {
+        let rounds = subjects
+            .iter()
+            .map(|subject| (subject.row.subject.clone(), of(subject)))
+            .filter(|(_, rounds)| !rounds.is_empty());
+        let facts = Facts {
+            group: Group::Cold,
+            what: format!("{}: {what}", case.name),
+            unit,
+            rounds: rounds.collect(),
+        };
+        report.facts(facts, None);
+    };
+    tell("from disk / pages needed", "", &|subject| {
+        subject.from_disk.clone()
+    });
+    let (scale, unit) = if case.counts_bytes() {
+        (case.block_bytes as f64 / 1e9, "GB/s")
+    } else {
+        (1e-3, "kIOPS")
+    };
+    let scaled = |rates: &[f64]| rates.iter().map(|rate| rate * scale).collect();
+    let ratio = |row: &Row, rates: &[f64]| {
+        let pairs = row.samples.iter().zip(rates);
+        pairs
+            .map(|(sample, rate)| sample.requests_per_second / rate)
+            .collect()
+    };
+    tell("fio", unit, &|subject| scaled(&subject.fio));
+    tell("backend / fio", "", &|subject| {
+        ratio(&subject.row, &subject.fio)
+    });
+    tell("pread", unit, &|subject| scaled(&subject.pread));
+    tell("backend / pread", "", &|subject| {
+        ratio(&subject.row, &subject.pread)
+    });
+}
+
+fn cases() -> [Case; 4] {
     [
-        Case::new(Pattern::RandomOnce, 4 << 10, 1),
-        Case::new(Pattern::RandomOnce, 4 << 10, 32),
+        Case::new(Pattern::RandomApart, 4 << 10, 1),
+        Case::new(Pattern::RandomApart, 4 << 10, 32),
+        Case::new(Pattern::SequentialOnce, 4 << 10, 1),
         Case::new(Pattern::SequentialOnce, 1 << 20, 8),
     ]
     .map(|mut case| {
@@ -155,32 +168,17 @@ fn cases() -> [Case; 3] {
     })
 }
 
-fn rate(case: &Case, requests_per_second: f64) -> (f64, &'static str) {
-    if case.counts_bytes() {
-        let bytes = requests_per_second * case.block_bytes as f64;
-        (bytes / 1e9, "GB/s")
-    } else {
-        (requests_per_second / 1e3, "kIOPS")
-    }
-}
-
-/// Without a warm-up, which would make it warm. Returns the bytes read from disk for each that was asked for as well.
-fn measure_cold(server: &Server, case: &Case, settings: &Settings) -> Result<(Sample, f64)> {
+/// Without a warm-up, which would make it warm. Returns the number of requests and the bytes read from disk as well.
+fn measure_cold(server: &Server, case: &Case, settings: &Settings) -> Result<(Sample, usize, u64)> {
     let workload = settings.workload(case);
     with_disk(server, case, settings, |disk| {
         drop_cached(&server.files)?;
-        let first = server.files.first().context("nothing is served")?;
-        ensure!(
-            !is_cached(&File::open(first)?)?,
-            "{} stays in the page cache",
-            first.display()
-        );
         let before = (Usage::of(server.pid())?, bytes_from_disk(server.pid())?);
         let outcome = disk.run(&workload, Limit::seconds(settings.seconds), None)?;
         let used = Usage::of(server.pid())?.since(before.0);
         let from_disk = bytes_from_disk(server.pid())?.saturating_sub(before.1);
         let memory = MemoryUse::of(server.pid())?;
         let sample = Sample::new(&outcome, used, memory.rss_bytes);
-        Ok((sample, from_disk as f64 / outcome.bytes.max(1) as f64))
+        Ok((sample, usize::try_from(outcome.requests)?, from_disk))
     })
 }

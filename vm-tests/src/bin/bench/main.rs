@@ -7,11 +7,13 @@ mod cold;
 mod content;
 mod disks;
 mod groups;
+mod guest;
 mod idle;
 mod limits;
 mod machine;
 mod measure;
 mod pin;
+mod replay;
 mod report;
 mod rounds;
 mod scale;
@@ -108,6 +110,7 @@ impl Bench<'_> {
             Group::Limits => self.limits(report),
             Group::Scale => self.scale(report),
             Group::Cold => self.cold(report),
+            Group::Guest => self.guests_of_all_kinds(report),
             Group::Latency => {
                 self.rounds(group, report)?;
                 if self.args.wants_workload("idle") {

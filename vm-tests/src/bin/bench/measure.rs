@@ -31,9 +31,10 @@ pub(crate) struct Case {
 impl Case {
     /// On one queue, sleeping.
     pub(crate) fn new(pattern: Pattern, block_bytes: usize, depth: usize) -> Self {
-        let order = match pattern {
-            Pattern::Random | Pattern::RandomOnce => "random",
-            Pattern::Sequential | Pattern::SequentialOnce => "sequential",
+        let order = if pattern.is_random() {
+            "random"
+        } else {
+            "sequential"
         };
         let size = match block_bytes {
             bytes if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
@@ -63,8 +64,7 @@ impl Case {
 
     /// Whether bytes per second tell more than requests per second.
     pub(crate) fn counts_bytes(&self) -> bool {
-        self.block_bytes >= 64 << 10
-            || matches!(self.pattern, Pattern::Sequential | Pattern::SequentialOnce)
+        self.block_bytes >= 64 << 10 || !self.pattern.is_random()
     }
 }
 

@@ -116,6 +116,28 @@ pub(crate) struct Fact {
     pub(crate) subject: String,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
+    /// What `value` is the median of, where it was measured in rounds.
+    pub(crate) rounds: Vec<f64>,
+    /// Median of the rounds' ratios to another backend or program, and its name.
+    pub(crate) ratio: Option<(f64, String)>,
+}
+
+impl Fact {
+    /// Lowest and highest round.
+    pub(crate) fn range(&self) -> Option<(f64, f64)> {
+        let lowest = self.rounds.iter().copied().reduce(f64::min)?;
+        Some((lowest, self.rounds.iter().copied().reduce(f64::max)?))
+    }
+}
+
+/// One quantity of several subjects that were measured in the same rounds.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) group: Group,
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    /// By subject, one value for each round.
+    pub(crate) rounds: Vec<(String, Vec<f64>)>,
 }
 
 /// Everything.
@@ -143,7 +165,39 @@ impl Report {
             subject: subject.into(),
             value,
             unit,
+            rounds: Vec::new(),
+            ratio: None,
         });
+    }
+
+    /// Takes in what was measured in rounds, each subject with its ratio to the one named, if that is among them.
+    pub(crate) fn facts(&mut self, facts: Facts, reference: Option<&str>) {
+        let known = reference.and_then(|name| facts.rounds.iter().find(|(own, _)| own == name));
+        let known = known.cloned();
+        for (subject, rounds) in facts.rounds {
+            let ratio = known.as_ref().filter(|(name, _)| *name != subject);
+            let ratio = ratio.map(|(name, others)| {
+                let pairs = rounds.iter().zip(others);
+                (median(pairs.map(|(own, other)| own / other)), name.clone())
+            });
+            self.facts.push(Fact {
+                group: facts.group,
+                what: facts.what.clone(),
+                subject,
+                value: median(rounds.iter().copied()),
+                unit: facts.unit,
+                rounds,
+                ratio,
+            });
+        }
+    }
+
+    /// What could not be done, said once however often it is found.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        let note = note.into();
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -157,6 +211,9 @@ impl Report {
                     "backend": fact.subject,
                     "value": fact.value,
                     "unit": fact.unit,
+                    "rounds": fact.rounds,
+                    "ratio": fact.ratio.as_ref().map(|(ratio, _)| ratio),
+                    "ratio_to": fact.ratio.as_ref().map(|(_, name)| name),
                 })
             })
             .collect();

@@ -237,6 +237,11 @@ impl Server {
         Disk::attach(&self.socket, options).context(self.text())
     }
 
+    /// Where a front-end connects that is a program of its own.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.borrow().id()
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Report, Row};
+use crate::report::{Fact, Report, Row};
 
 /// The whole report.
 pub(crate) fn text(report: &Report) -> String {
@@ -27,14 +27,7 @@ pub(crate) fn text(report: &Report) -> String {
             line(&mut out, "");
             line(&mut out, &format!("{group}:"));
         }
-        let value = number(fact.value);
-        line(
-            &mut out,
-            &format!(
-                "  {:<18} {:<54} {value:>9} {}",
-                fact.subject, fact.what, fact.unit
-            ),
-        );
+        line(&mut out, &fact_text(fact));
     }
     if !report.notes.is_empty() {
         line(&mut out, "");
@@ -43,6 +36,24 @@ pub(crate) fn text(report: &Report) -> String {
         line(&mut out, &format!("note: {note}"));
     }
     out
+}
+
+fn fact_text(fact: &Fact) -> String {
+    let value = number(fact.value);
+    let mut text = format!("  {:<18} {:<54} {value:>9}", fact.subject, fact.what);
+    if !fact.unit.is_empty() {
+        text.push(' ');
+        text.push_str(fact.unit);
+    }
+    if let Some((lowest, highest)) = fact.range() {
+        let range = format!(" ({}-{})", number(lowest), number(highest));
+        text.push_str(&range);
+    }
+    if let Some((ratio, name)) = &fact.ratio {
+        let ratio = format!(", {ratio:.2} of {name}");
+        text.push_str(&ratio);
+    }
+    text
 }
 
 fn line(out: &mut String, text: &str) {
