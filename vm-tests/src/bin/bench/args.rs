@@ -105,7 +105,7 @@ pub(crate) enum Group {
     Depth,
     /// Block sizes and algorithms of compressed layers.
     Blocks,
-    /// 1, 4 and 16 guests at once, each with a backend of its own on the same files.
+    /// 1, 4, 16 and 64 guests at once, each with a backend of its own on the same files.
     Scale,
     /// One request at a time; idle wake-ups, memory, time to start.
     Latency,

@@ -14,7 +14,7 @@ use crate::say;
 use crate::server::Server;
 use crate::usage::{MemoryUse, Usage};
 
-const GUESTS: [usize; 3] = [1, 4, 16];
+const GUESTS: [usize; 4] = [1, 4, 16, 64];
 
 /// All guests of one kind of backend.
 struct Crowd {
