@@ -143,8 +143,11 @@ impl Engine {
 
     /// Lets nothing that was submitted wait any longer.
     pub(crate) fn flush(&mut self) {
-        if let Some(Some(uring)) = self.uring.get_mut() {
-            uring.flush();
+        if let Some(Some(uring)) = self.uring.get_mut()
+            && !uring.flush()
+        {
+            // Whoever sleeps until something is fetched would sleep for ever.
+            let _woken = rustix::io::write(&self.wake, &1_u64.to_le_bytes());
         }
     }
 

@@ -19,6 +19,8 @@ const MAX_LEN_BYTES: usize = 128 << 10;
 pub(super) struct UringReads {
     uring: Uring,
     under_way: Slab<UnderWay>,
+    /// Whether there is anything the kernel has not been given yet.
+    prepared: bool,
 }
 
 /// What is not in the buffer.
@@ -45,6 +47,7 @@ impl UringReads {
             Ok(uring) => Some(Self {
                 uring,
                 under_way: Slab::new(),
+                prepared: false,
             }),
             Err(error) => {
                 tracing::debug!("no io_uring here, threads wait for the disk: {error}");
@@ -67,18 +70,20 @@ impl UringReads {
         });
         let offset = start.saturating_add(fetch.offset);
         let pushed = self.uring.read(key, file.file(), offset, fetch.buffer, 0);
+        self.prepared = true;
         pushed.map_err(|buffer| {
             self.under_way.remove(key);
             Fetch { buffer, ..fetch }
         })
     }
 
-    /// Hands over to the kernel what it has not been given yet.
-    pub(super) fn flush(&mut self) {
-        if !self.under_way.is_empty() {
-            // What it does not take now it takes with the next.
-            let _taken = self.uring.submit();
+    /// Hands over to the kernel what it has not been given yet. `false` when it takes nothing for now, so that this has
+    /// to be tried again.
+    pub(super) fn flush(&mut self) -> bool {
+        if self.prepared {
+            self.prepared = self.uring.submit().is_err();
         }
+        !self.prepared
     }
 
     /// Something that is fetched, if there is anything.
@@ -116,7 +121,7 @@ impl UringReads {
             Some((file, start)) => {
                 let offset = start.saturating_add(at);
                 let pushed = self.uring.read(key, file.file(), offset, buffer, done);
-                let _taken = self.uring.submit();
+                self.prepared = true;
                 pushed.err()?
             }
             None => buffer,
