@@ -15,8 +15,9 @@ use crate::guest::GuestMemory;
 
 /// Most pieces of guest memory in one read: what the kernel takes at a time (IOV_MAX).
 const MAX_PIECES: usize = 1024;
-/// Most requests have one or two buffers, and room for a thousand takes time to prepare.
+/// Most requests have one or two buffers, others one for each of sixteen pages; room for a thousand takes time to prepare.
 const FEW_PIECES: usize = 4;
+const SOME_PIECES: usize = 64;
 
 /// Reads bytes of `file` from byte `offset` on to these pieces of guest memory, one after another, and returns how many
 /// were at hand: the read waits for no device. 0 also when there is anything wrong, with the file, the range or the
@@ -33,6 +34,8 @@ pub fn read_ready_to_guest(
     // A piece that lies in two regions is two vectors.
     if pieces.clone().nth(FEW_PIECES / 2).is_none() {
         read_vectors::<FEW_PIECES>(file, offset, memory, pieces)
+    } else if pieces.clone().nth(SOME_PIECES / 2).is_none() {
+        read_vectors::<SOME_PIECES>(file, offset, memory, pieces)
     } else {
         read_vectors::<MAX_PIECES>(file, offset, memory, pieces)
     }
