@@ -220,23 +220,32 @@ impl Image {
     }
 
     /// Lets the layers fetch what these bytes of the disk are made of ahead of their being asked for, where they can. May
-    /// wait.
+    /// wait. What lies side by side in a layer is fetched at once, however it is scattered over the disk.
     pub fn will_need(&self, range: Range<u64>) {
         let mut plan = Plan::default();
+        let mut wanted = Vec::new();
         let mut offset = range.start;
         while offset < range.end {
             let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
             let len = left.min(MAX_PLAN_LEN_BYTES);
             if self.plan(offset, len, &mut plan).is_err() {
-                return;
+                break;
             }
-            let wanted = plan.steps().iter().filter_map(Step::stored);
-            for (ordinal, stored) in wanted {
-                if let Some(source) = self.stored(ordinal) {
-                    source.will_need(stored.start, stored.end - stored.start);
-                }
-            }
+            wanted.extend(plan.steps().iter().filter_map(Step::stored));
             offset += len as u64;
+        }
+        wanted.sort_unstable_by_key(|(ordinal, stored)| (*ordinal, stored.start));
+        let touch = |before: &(usize, Range<u64>), next: &(usize, Range<u64>)| {
+            before.0 == next.0 && next.1.start <= before.1.end
+        };
+        for run in wanted.chunk_by(touch) {
+            if let [(ordinal, first), ..] = run
+                && let Some(source) = self.stored(*ordinal)
+            {
+                let end = run.iter().map(|(_, stored)| stored.end).max();
+                let len = end.unwrap_or(first.end) - first.start;
+                source.will_need(first.start, len);
+            }
         }
     }
 

@@ -200,10 +200,11 @@ impl SplitRing {
         self.next_avail
     }
 
-    /// Requests that were taken and not given back yet.
+    /// Whether as many requests were taken and not given back as there are descriptors to begin one with. An honest
+    /// driver has no more to ask for.
     #[must_use]
-    pub fn taken(&self) -> usize {
-        self.taken.len()
+    pub fn is_exhausted(&self) -> bool {
+        self.taken.len() >= usize::from(self.layout.size())
     }
 
     /// Some of the requests that were taken will not be served by this thread: whoever starts the ring again takes

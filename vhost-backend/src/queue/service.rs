@@ -134,7 +134,7 @@ impl Service {
                 continue;
             }
             // What is under way wakes the thread when it has come, and there is room again.
-            if self.reads.are_too_many() || !self.ring.enable_notification()? {
+            if !self.may_take() || !self.ring.enable_notification()? {
                 return Ok(());
             }
         }
@@ -150,7 +150,7 @@ impl Service {
     fn serve_batch(&mut self) -> Result<bool, End> {
         self.reap();
         let mut taken = 0;
-        while taken < MAX_BATCH && !self.reads.are_too_many() {
+        while taken < MAX_BATCH && self.may_take() {
             let Some((ticket, head)) = self.next()? else {
                 break;
             };
@@ -160,6 +160,11 @@ impl Service {
         self.reads.submit();
         self.ring.publish()?;
         Ok(taken > 0)
+    }
+
+    /// Whether there is room for another request.
+    fn may_take(&self) -> bool {
+        !self.reads.are_too_many() && !self.ring.is_exhausted()
     }
 
     fn next(&mut self) -> Result<Option<(Ticket, u16)>, End> {

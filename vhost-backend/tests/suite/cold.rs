@@ -123,6 +123,37 @@ fn neighbours_share_a_fetch_and_so_do_those_that_come_later() {
     }
 }
 
+/// A driver that asks on and on without an answer, with descriptors that are in use, gets no more of our memory than an
+/// honest one.
+#[test]
+fn no_more_is_taken_than_a_ring_can_ask_for() {
+    for inflight in [false, true] {
+        let (device, disk, stall) = stalling();
+        let (mut driver, _served) = driver(&device, !IN_ORDER, inflight);
+        stall.close();
+        ask(&mut driver, 0, 0, 50, 4096);
+        ask(&mut driver, 1, SERIAL, 0, 20);
+        (2..128).for_each(|_| driver.offer(0, 0));
+        driver.kick(0);
+        wait_until("the read to hang", || stall.waiting() == 1);
+        // In time the ring has taken all of them, and may be offered as many again.
+        std::thread::sleep(Duration::from_millis(50));
+        (0..128).for_each(|_| driver.offer(0, 0));
+        driver.kick(0);
+        std::thread::sleep(Duration::from_millis(50));
+        // With a map, the serial is answered, and one more can be taken.
+        let answered = driver.used_index(0);
+        assert_eq!(answered, u16::from(inflight));
+        stall.open();
+        wait_until("all answers", || driver.used_index(0) == 256);
+        check(&driver, &disk, 0, 50, 4096);
+        assert!(!crate::support::driver::readable(
+            &driver.rings[0].error,
+            Duration::ZERO
+        ));
+    }
+}
+
 #[test]
 fn fault_hits_only_whom_it_concerns() {
     let mut disk = vec![0; DISK_SECTORS * 512];
