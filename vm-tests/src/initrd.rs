@@ -66,7 +66,7 @@ impl Archive {
 ///
 /// # Errors
 ///
-/// [`Missing`](crate::requirement::Missing) if an artifact is not there; otherwise an I/O error.
+/// [`Missing`] if an artifact is not there; otherwise an I/O error.
 pub fn write(output: &Path, module_dir: &str, modules: &[&str]) -> Result<PathBuf> {
     let mut archive = Archive::default();
     for directory in ["bin", "dev", "proc", "sys", "mnt", "modules"] {

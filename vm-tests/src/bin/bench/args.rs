@@ -111,6 +111,8 @@ pub(crate) enum Group {
     Latency,
     /// Nothing in the page cache.
     Cold,
+    /// The same on a disk that is made slow.
+    Slow,
     /// Linux in QEMU and User-mode Linux: time to the first read, and how fast programs in the guest read.
     Guest,
 }
@@ -126,6 +128,7 @@ impl Group {
             Self::Scale => "scale",
             Self::Latency => "latency",
             Self::Cold => "cold",
+            Self::Slow => "slow",
             Self::Guest => "guest",
         }
     }

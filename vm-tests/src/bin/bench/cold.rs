@@ -1,24 +1,36 @@
 //! Reads of what is not in the page cache.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use vm_tests::load::{Limit, Pattern};
-use vm_tests::requirement::program;
+use vm_tests::requirement::{Missing, program};
 
 use crate::args::Group;
-use crate::disks::drop_cached;
+use crate::disks::{drop_cached, drop_settled, make_cached};
 use crate::measure::{Case, Sample, Settings, verify, with_disk};
 use crate::replay::Replay;
 use crate::report::{Facts, Report, Row};
 use crate::rounds::{Bench, compare};
 use crate::say;
 use crate::server::Server;
+use crate::slow::SlowDisk;
 use crate::usage::{MemoryUse, Usage, bytes_from_disk};
 
 /// Of what is needed: less came from the disk only if something was in the page cache after all.
 const LEAST_FROM_DISK: f64 = 0.9;
+
+/// How a group reads what is not in the page cache.
+struct Setting {
+    group: Group,
+    /// What limits the disk, if not the disk itself. It ends after the backends that are in it.
+    slow: Option<SlowDisk>,
+    fio: Option<PathBuf>,
+    /// What is right.
+    reference: File,
+}
 
 /// One backend under one workload: what is measured beside the usual, a value for each round.
 struct Subject<'a> {
@@ -30,22 +42,47 @@ struct Subject<'a> {
 }
 
 impl Bench<'_> {
-    /// Measures the group.
+    /// Measures the group `cold`.
     pub(crate) fn cold(&self, report: &mut Report) -> Result<()> {
-        let mut servers = Vec::new();
-        for subject in self.subjects(Group::Cold) {
-            servers.push(self.start(subject)?);
+        self.uncached(Group::Cold, None, report)
+    }
+
+    /// Measures the group `slow`, if this machine has a way to slow a disk down.
+    pub(crate) fn slow(&self, report: &mut Report) -> Result<()> {
+        match SlowDisk::new(&self.disks.flat()?) {
+            Ok(slow) => self.uncached(Group::Slow, Some(slow), report),
+            Err(error) if error.is::<Missing>() => {
+                say!("SKIPPED slow: {error}");
+                report.note(format!("slow: {error}"));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        let fio = program("fio").ok();
-        if fio.is_none() {
-            report.note("cold: fio is not there, so only one request at a time has a yardstick");
-        }
+    }
+
+    fn uncached(&self, group: Group, slow: Option<SlowDisk>, report: &mut Report) -> Result<()> {
         let flat = self.disks.flat()?;
-        let reference = File::open(&flat)?;
-        for case in cases() {
+        let setting = Setting {
+            group,
+            slow,
+            fio: program("fio").ok(),
+            reference: File::open(&flat)?,
+        };
+        if setting.fio.is_none() {
+            report.note("without fio, cold reads have no yardstick but pread");
+        }
+        let mut servers = Vec::new();
+        for subject in self.subjects(group) {
+            let server = self.start(subject)?;
+            if let Some(slow) = &setting.slow {
+                slow.enter(server.pid())?;
+            }
+            servers.push(server);
+        }
+        for case in cases(group) {
             if self.args.wants_workload(&case.name) {
-                say!("cold: {}", case.name);
-                self.case_cold(&case, &servers, (&reference, fio.as_deref()), report)?;
+                say!("{}: {}", group.name(), case.name);
+                self.case_uncached(&case, &servers, &setting, report)?;
             }
         }
         // What comes back in random order comes back in small pages.
@@ -55,19 +92,21 @@ impl Bench<'_> {
         drop_cached(&[flat])
     }
 
-    fn case_cold(
+    fn case_uncached(
         &self,
         case: &Case,
         servers: &[Server],
-        (reference, fio): (&File, Option<&Path>),
+        setting: &Setting,
         report: &mut Report,
     ) -> Result<()> {
         let mut subjects = Vec::new();
         for server in servers {
-            verify(server, case, self.settings, reference)?;
+            // Also for whoever caches below this machine: nobody finds there what others do not.
+            make_cached(&server.files)?;
+            verify(server, case, self.settings, &setting.reference)?;
             subjects.push(Subject {
                 server,
-                row: Row::new(Group::Cold, case, server.subject.name()),
+                row: Row::new(setting.group, case, server.subject.name()),
                 from_disk: Vec::new(),
                 fio: Vec::new(),
                 pread: Vec::new(),
@@ -76,10 +115,10 @@ impl Bench<'_> {
         for _round in 0..self.args.rounds() {
             for subject in &mut subjects {
                 self.go_on()?;
-                self.round_cold(case, subject, fio)?;
+                self.round_uncached(case, subject, setting)?;
             }
         }
-        tell(case, &subjects, report);
+        tell(setting.group, case, &subjects, report);
         let kinds: Vec<_> = servers.iter().map(|server| server.subject).collect();
         let mut rows: Vec<Row> = subjects.into_iter().map(|subject| subject.row).collect();
         compare(&mut rows, &kinds, report.reference.as_deref());
@@ -88,7 +127,12 @@ impl Bench<'_> {
     }
 
     /// The backend, then the same reads without it.
-    fn round_cold(&self, case: &Case, subject: &mut Subject<'_>, fio: Option<&Path>) -> Result<()> {
+    fn round_uncached(
+        &self,
+        case: &Case,
+        subject: &mut Subject<'_>,
+        setting: &Setting,
+    ) -> Result<()> {
         let server = subject.server;
         let (sample, requests, from_disk) = measure_cold(server, case, self.settings)?;
         subject.row.samples.push(sample);
@@ -103,12 +147,17 @@ impl Bench<'_> {
             replay.requests()
         );
         subject.from_disk.push(from_disk);
-        if let Some(fio) = fio {
-            drop_cached(&server.files)?;
-            subject.fio.push(replay.fio(fio, case.depth)?);
+        if let Some(fio) = &setting.fio {
+            drop_settled(&server.files)?;
+            let command = match &setting.slow {
+                Some(slow) => slow.command(fio),
+                None => Command::new(fio),
+            };
+            subject.fio.push(replay.fio(command, case.depth)?);
         }
-        if case.depth == 1 {
-            drop_cached(&server.files)?;
+        // This process has the disk as it is.
+        if case.depth == 1 && setting.slow.is_none() {
+            drop_settled(&server.files)?;
             subject.pread.push(replay.pread()?);
         }
         Ok(())
@@ -116,14 +165,14 @@ impl Bench<'_> {
 }
 
 /// Adds what is not in the rows.
-fn tell(case: &Case, subjects: &[Subject<'_>], report: &mut Report) {
+fn tell(group: Group, case: &Case, subjects: &[Subject<'_>], report: &mut Report) {
     let mut tell = |what: &str, unit, of: &dyn Fn(&Subject<'_>) -> Vec<f64>| {
         let rounds = subjects
             .iter()
             .map(|subject| (subject.row.subject.clone(), of(subject)))
             .filter(|(_, rounds)| !rounds.is_empty());
         let facts = Facts {
-            group: Group::Cold,
+            group,
             what: format!("{}: {what}", case.name),
             unit,
             rounds: rounds.collect(),
@@ -155,24 +204,27 @@ fn tell(case: &Case, subjects: &[Subject<'_>], report: &mut Report) {
     });
 }
 
-fn cases() -> [Case; 4] {
-    [
+/// What a slow disk makes of one random read at a time is no question.
+fn cases(group: Group) -> Vec<Case> {
+    let cases = [
         Case::new(Pattern::RandomApart, 4 << 10, 1),
         Case::new(Pattern::RandomApart, 4 << 10, 32),
         Case::new(Pattern::SequentialOnce, 4 << 10, 1),
         Case::new(Pattern::SequentialOnce, 1 << 20, 8),
-    ]
-    .map(|mut case| {
-        case.name.push_str(" cold");
+    ];
+    let skipped = usize::from(group == Group::Slow);
+    let cases = cases.into_iter().skip(skipped).map(|mut case| {
+        case.name = format!("{} {}", case.name, group.name());
         case
-    })
+    });
+    cases.collect()
 }
 
 /// Without a warm-up, which would make it warm. Returns the number of requests and the bytes read from disk as well.
 fn measure_cold(server: &Server, case: &Case, settings: &Settings) -> Result<(Sample, usize, u64)> {
     let workload = settings.workload(case);
     with_disk(server, case, settings, |disk| {
-        drop_cached(&server.files)?;
+        drop_settled(&server.files)?;
         let before = (Usage::of(server.pid())?, bytes_from_disk(server.pid())?);
         let outcome = disk.run(&workload, Limit::seconds(settings.seconds), None)?;
         let used = Usage::of(server.pid())?.since(before.0);

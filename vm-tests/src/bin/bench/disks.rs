@@ -315,6 +315,17 @@ pub(crate) fn drop_cached(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// The same, where read-ahead may still be under way: a page that comes later is not dropped, and whoever reads next
+/// would find it, or wait for it. Reading everything waits for all of them.
+pub(crate) fn drop_settled(files: &[PathBuf]) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        let mut file = File::open(path)?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+    drop_cached(files)
+}
+
 /// Sees that files are in the page cache. Those of which something is missing are read again from start to end, because
 /// pages that are read in order are large.
 pub(crate) fn make_cached(files: &[PathBuf]) -> Result<()> {

@@ -39,7 +39,7 @@ pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
                 })
                 .collect(),
         ),
-        Group::Scale | Group::Cold | Group::Guest => (some(), Vec::new()),
+        Group::Scale | Group::Cold | Group::Slow | Group::Guest => (some(), Vec::new()),
         Group::Limits => (Vec::new(), Vec::new()),
     }
 }

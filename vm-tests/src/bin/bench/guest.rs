@@ -107,8 +107,9 @@ impl Bench<'_> {
             }
             match self.machine(machine, &servers, report) {
                 Err(error) if error.is::<Missing>() => {
-                    say!("SKIPPED guest: {}: {error}", machine.name);
-                    report.note(format!("guest: without {}: {error}", machine.name));
+                    let why = format!("without {}: {}", machine.name, error.root_cause());
+                    say!("SKIPPED guest: {why}");
+                    report.note(format!("guest: {why}"));
                 }
                 result => result.with_context(|| machine.name)?,
             }

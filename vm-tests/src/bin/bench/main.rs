@@ -18,6 +18,7 @@ mod report;
 mod rounds;
 mod scale;
 mod server;
+mod slow;
 mod svg;
 mod syscalls;
 mod table;
@@ -110,6 +111,7 @@ impl Bench<'_> {
             Group::Limits => self.limits(report),
             Group::Scale => self.scale(report),
             Group::Cold => self.cold(report),
+            Group::Slow => self.slow(report),
             Group::Guest => self.guests_of_all_kinds(report),
             Group::Latency => {
                 self.rounds(group, report)?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -104,12 +104,12 @@ impl<'a> Replay<'a> {
         Ok(self.requests as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// Requests per second with fio, which has as many bytes in flight as so many requests are.
-    pub(crate) fn fio(&self, fio: &Path, depth: usize) -> Result<f64> {
+    /// Requests per second with fio, started by this command, which has as many bytes in flight as so many requests are.
+    pub(crate) fn fio(&self, mut fio: Command, depth: usize) -> Result<f64> {
         let log = tempfile::NamedTempFile::new()?;
         std::fs::write(log.path(), self.log()?)?;
         let each = self.pieces.len().div_ceil(self.requests.max(1));
-        let output = Command::new(fio)
+        let output = fio
             .args(["--name=replay", "--readonly", "--output-format=json"])
             // What the kernel does for any program that says nothing about its reads.
             .args(["--ioengine=io_uring", "--direct=0", "--fadvise_hint=0"])
