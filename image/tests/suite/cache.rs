@@ -2,10 +2,10 @@
 //! room; and what the cache holds never makes a read wrong or a fault invisible for longer than it must be.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use blob::test_util::{Fault, FaultyBlob};
-use blob::{MemoryBlob, ReadErrorKind};
+use blob::{MemoryBlob, ReadAt, ReadError, ReadErrorKind};
 use image::{Bytes, Image, Reader};
 use zfile::Algorithm;
 
@@ -82,4 +82,52 @@ fn damaged_block_is_not_kept() {
     reader.read_exact_at(&mut bytes, 16384).unwrap();
     assert!(bytes[..] == expected[16384..][..4096]);
     assert_eq!(source.reads(), reads);
+}
+
+/// A source that notes what it is advised of.
+struct Advised {
+    blob: MemoryBlob,
+    advice: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+impl ReadAt for Advised {
+    fn len_bytes(&self) -> u64 {
+        self.blob.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.blob.read_exact_at(buf, offset)
+    }
+
+    fn will_need(&self, offset: u64, len_bytes: u64) {
+        self.advice.lock().unwrap().push((offset, len_bytes));
+    }
+}
+
+#[test]
+fn what_will_be_needed_is_said_once_for_each_stretch_of_a_layer() {
+    let advice = Arc::new(Mutex::new(Vec::new()));
+    let cells =
+        |odd: u64| (0..8).map(move |cell| Range::data(cell * 32 + odd * 16, 16, cell + odd));
+    let layers = [0, 1].map(|odd| layer(&cells(odd).collect::<Vec<_>>(), 1024));
+    let blobs = layers.map(|bytes| {
+        let source = Advised {
+            blob: MemoryBlob::new(bytes),
+            advice: Arc::clone(&advice),
+        };
+        let bytes: Bytes = Box::new(source);
+        (PathBuf::from("memory"), bytes)
+    });
+    let image = Image::from_blobs(blobs.into()).unwrap();
+    let said = |range| {
+        image.will_need(range);
+        std::mem::take(&mut *advice.lock().unwrap())
+    };
+    // Both layers hold every other cell of 8 KiB, one behind the other.
+    let whole = (4096, 8 * 8192);
+    assert_eq!(said(0..256 * 512), [whole, whole]);
+    assert_eq!(said(8192..3 * 8192), [(4096 + 8192, 8192), (4096, 8192)]);
+    assert_eq!(said(300 * 512..1024 * 512), [], "nothing is there");
+    // Beyond the end of the disk there is nothing to be advised of, and nothing to fail.
+    assert_eq!(said(u64::MAX - 4096..u64::MAX), []);
 }

@@ -1,6 +1,6 @@
 //! Reads of stored bytes that wait for a device, away from the thread that asks for them.
 //!
-//! A queue has an [`Engine`], hands it [`Fetch`]es, and finds them [`Fetched`] in whatever order they get done. The
+//! A queue has an engine, hands it fetches, and finds them fetched in whatever order they get done. The
 //! engine knows layers and bytes, and neither guests nor formats: a buffer of ours goes out and comes back filled, so
 //! that nothing writes to guest memory behind anybody's back, however late. Who waits is either the kernel (`uring`) or a
 //! thread (`pool`): where io_uring is forbidden, and for files that the kernel itself could only wait for with a thread.

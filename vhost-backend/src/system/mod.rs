@@ -9,7 +9,7 @@
 //!   cost one for each descriptor instead of none.
 //! - [`read_ready_to_guest`]: the bytes of a layer that is stored as it is go from the page cache to guest memory in one
 //!   copy instead of two (docs/performance.md has the difference).
-//! - [`Uring`]: many reads wait for the disk at a time without a thread for each (the same place has what that saves).
+//! - `Uring`: many reads wait for the disk at a time without a thread for each (the same place has what that saves).
 
 mod descriptor;
 mod guest_read;
