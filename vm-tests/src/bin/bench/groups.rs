@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 /// The subjects and cases of a group that is measured in rounds.
 pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
     match group {
-        Group::Random => (everybody(), random_cases()),
+        Group::Random => (with_polling(), random_cases()),
         Group::Sequential => (
             everybody(),
             vec![
@@ -30,7 +30,7 @@ pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
             (blocks(), cases)
         }
         Group::Latency => (
-            everybody(),
+            with_polling(),
             [4 * KIB, 16 * KIB, 128 * KIB]
                 .into_iter()
                 .flat_map(|bytes| {
@@ -84,6 +84,11 @@ fn everybody() -> Vec<Subject> {
         Subject::CloudHypervisor,
     ])
     .collect()
+}
+
+fn with_polling() -> Vec<Subject> {
+    let polling = [Stack::raw(7), Stack::lz4(7)].map(Subject::Polling);
+    [everybody(), polling.into()].concat()
 }
 
 fn depths() -> Vec<Subject> {

@@ -46,7 +46,9 @@ impl<'a> Replay<'a> {
             pieces: Vec::new(),
         };
         let image = match server.subject {
-            Subject::Vbd(_) | Subject::Base(_) => Some(Image::open(&server.files)?),
+            Subject::Vbd(_) | Subject::Polling(_) | Subject::Base(_) => {
+                Some(Image::open(&server.files)?)
+            }
             _ => None,
         };
         let mut plan = Plan::default();

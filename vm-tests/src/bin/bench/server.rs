@@ -64,17 +64,23 @@ pub(crate) enum Aio {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Vbd(Stack),
+    /// The same, looking for the next request before it sleeps.
+    Polling(Stack),
     Base(Stack),
     QemuRaw(Aio),
     QemuChain(Chain),
     CloudHypervisor,
 }
 
+/// As long as cloud-hypervisor's backend looks.
+const POLL_US: &str = "50";
+
 impl Subject {
     /// As the table has it.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Vbd(stack) => format!("vbd {}", stack.name()),
+            Self::Polling(stack) => format!("vbd poll {}", stack.name()),
             Self::Base(stack) => format!("base {}", stack.name()),
             Self::QemuRaw(Aio::IoUring) => "qsd flat io_uring".into(),
             Self::QemuRaw(Aio::Threads) => "qsd flat threads".into(),
@@ -91,7 +97,7 @@ impl Subject {
     /// Whether its program is there.
     pub(crate) fn is_possible(&self, programs: &Programs) -> bool {
         match self {
-            Self::Vbd(_) => true,
+            Self::Vbd(_) | Self::Polling(_) => true,
             Self::Base(_) => programs.baseline.is_some(),
             Self::QemuRaw(_) => programs.qemu_storage_daemon.is_some(),
             Self::QemuChain(_) => {
@@ -104,7 +110,7 @@ impl Subject {
     /// The files it reads; makes them if they are not there.
     pub(crate) fn files(&self, programs: &Programs, disks: &Disks) -> Result<Vec<PathBuf>> {
         match self {
-            Self::Vbd(stack) | Self::Base(stack) => disks.stack(stack),
+            Self::Vbd(stack) | Self::Polling(stack) | Self::Base(stack) => disks.stack(stack),
             Self::QemuRaw(_) | Self::CloudHypervisor => Ok(vec![disks.flat()?]),
             Self::QemuChain(chain) => {
                 let qemu_img = programs.qemu_img.as_ref().context("no qemu-img")?;
@@ -116,6 +122,11 @@ impl Subject {
     fn command(&self, programs: &Programs, files: &[PathBuf], socket: &Path) -> Result<Command> {
         match self {
             Self::Vbd(_) => vbd(&programs.vbd, files, socket),
+            Self::Polling(_) => {
+                let mut command = vbd(&programs.vbd, files, socket)?;
+                command.args(["--poll-us", POLL_US]);
+                Ok(command)
+            }
             Self::Base(_) => vbd(
                 programs.baseline.as_ref().context("no base")?,
                 files,
