@@ -1,5 +1,6 @@
 //! The message loop of one connection.
 
+use std::fmt::Display;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,6 +77,7 @@ pub fn serve(
     loop {
         let message = match wait_for_message(&watched, shutdown, &alarm)? {
             Wake::Message(message) => message,
+            Wake::Refused(why) => return Ok(refuse(log, why)),
             Wake::End(end) => return Ok(end),
         };
         let handled = match roomy_table::recognise(&message) {
@@ -92,14 +94,16 @@ pub fn serve(
             Err(_) if refused && was_acknowledged(&message, &lock(&session)) => {}
             // Also when the crate says that it may be tried again: part of a message is lost then, and what follows
             // would be taken for something that it is not.
-            Err(error) => {
-                if let Some(suppressed) = log.admit() {
-                    tracing::warn!(suppressed, "connection ended: {error}");
-                }
-                return Ok(End::Refused);
-            }
+            Err(error) => return Ok(refuse(log, error)),
         }
     }
+}
+
+fn refuse(log: &RateLimit, why: impl Display) -> End {
+    if let Some(suppressed) = log.admit() {
+        tracing::warn!(suppressed, "connection ended: {why}");
+    }
+    End::Refused
 }
 
 fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
@@ -116,6 +120,8 @@ fn was_acknowledged(message: &Peek, session: &Session) -> bool {
 
 enum Wake {
     Message(Peek),
+    /// What follows cannot be understood.
+    Refused(&'static str),
     End(End),
 }
 
@@ -143,9 +149,8 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown, alarm: &Alarm) -> 
             return Ok(Wake::End(End::MemoryLost));
         }
         if let Some(message) = Peek::at_whole_message(stream)? {
-            if message.has_too_many_descriptors() {
-                // The message crate would lose the header over them and read the payload as the next message.
-                return Ok(Wake::End(End::Refused));
+            if let Some(why) = message.descriptor_fault() {
+                return Ok(Wake::Refused(why));
             }
             tracing::debug!(
                 request = message.request,
@@ -160,8 +165,7 @@ fn wait_for_message(stream: &UnixStream, shutdown: &Shutdown, alarm: &Alarm) -> 
         }
         let now = Instant::now();
         if now >= *deadline.get_or_insert(now + MESSAGE_DEADLINE) {
-            tracing::debug!("a message was begun and not finished");
-            return Ok(Wake::End(End::Refused));
+            return Ok(Wake::Refused("a message was begun and not finished"));
         }
         std::thread::sleep(PARTIAL_POLL);
     }

@@ -43,9 +43,18 @@ impl Peek {
         Ok(whole.then_some(peek))
     }
 
-    /// Whether the message carries more descriptors than any message may.
-    pub(crate) fn has_too_many_descriptors(&self) -> bool {
-        self.truncated || self.descriptor_count > MAX_DESCRIPTORS
+    /// Why the descriptors of the message cannot be taken, if they cannot.
+    ///
+    /// The message crate would lose the header of a message over too many, and read its payload as the next one. It
+    /// would take a message whose descriptors found no room in this process for one that came without any.
+    pub(crate) fn descriptor_fault(&self) -> Option<&'static str> {
+        match (self.truncated, self.descriptor_count) {
+            (false, 0..=MAX_DESCRIPTORS) => None,
+            (true, 0..MAX_DESCRIPTORS) => Some(
+                "this process has no room left for the descriptors of a message; raise its limit (ulimit -n)",
+            ),
+            _ => Some("a message brings more descriptors than any message may"),
+        }
     }
 
     /// Whether the front-end waits for an acknowledgement, if it has negotiated any.
