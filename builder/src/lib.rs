@@ -1,0 +1,24 @@
+//! Making layers, and taking disks apart: what the tool `vbd` does, without its command line.
+//!
+//! ```text
+//! Content (image file, stack, nothing) ──▶ what to keep ──▶ lsmt::Writer ──▶ Packer (ZFile? tar?) ──▶ Output
+//! ```
+//!
+//! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes.
+//! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
+//! - [`Output`] is a file that appears under its name only when it is complete.
+//! - [`Progress`] is told how far things have come.
+//!
+//! The same input and options give the same bytes, on any number of processors. Memory is bounded by constants of this
+//! crate and the indexes of the layers involved, never by the length of a disk.
+//!
+//! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
+#![forbid(unsafe_code)]
+
+mod output;
+mod pack;
+mod progress;
+
+pub use output::{Output, OutputError, remove_unfinished};
+pub use pack::{PackError, Packed, Packer, Packing};
+pub use progress::Progress;

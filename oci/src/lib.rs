@@ -1,0 +1,2 @@
+//! OCI image layouts on disk.
+#![forbid(unsafe_code)]

@@ -1,0 +1,27 @@
+//! The commands, a room each.
+
+mod completions;
+
+use clap::Subcommand;
+
+use crate::ui::{Stop, Ui};
+
+/// What `vbd` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print shell completions.
+    Completions(completions::Completions),
+}
+
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be done.
+    pub fn run(self, ui: &Ui) -> Result<(), Stop> {
+        match self {
+            Self::Completions(command) => Ok(command.run(ui)?),
+        }
+    }
+}
