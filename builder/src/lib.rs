@@ -4,7 +4,9 @@
 //! Content (image file, stack, nothing) ──▶ what to keep ──▶ lsmt::Writer ──▶ Packer (ZFile? tar?) ──▶ Output
 //! ```
 //!
-//! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes.
+//! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes; [`open_content`] finds it.
+//! - [`create`] and [`diff`] make layers of it, [`Merge`] one layer of many, [`Commit`] one of what a live system wrote.
+//! - [`export_raw`], [`export_stream`] and [`export_qcow2`] go the other way.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
 //! - [`Output`] is a file that appears under its name only when it is complete.
 //! - [`Progress`] is told how far things have come.
@@ -15,10 +17,35 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod commit;
+mod content;
+mod copy;
+mod diff;
+mod error;
+mod export;
+mod layer;
+mod merge;
+mod mkfs;
 mod output;
 mod pack;
+mod parallel;
+mod program;
 mod progress;
+mod walk;
+mod zeroes;
 
-pub use output::{Output, OutputError, remove_unfinished};
+pub use commit::{Commit, CommitForm};
+pub use content::{
+    Content, ContentError, Empty, Format, Raw, Resized, SourceOptions, Stack, Stream, Stretch,
+    open as open_content, spool,
+};
+pub use diff::{MAX_GRANULARITY_BYTES, create, diff};
+pub use error::BuildError;
+pub use export::{export_qcow2, export_raw, export_stream};
+pub use layer::{LayerOptions, Written};
+pub use merge::Merge;
+pub use mkfs::{FileSystem, FileSystemError, FileSystemOptions, make as make_file_system};
+pub use output::{Output, OutputError, Scratch, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
+pub use program::ProgramError;
 pub use progress::Progress;

@@ -10,6 +10,7 @@ use crate::format::{MAX_LAYERS, MAX_SEGMENTS, SECTOR_LEN_BYTES};
 use crate::layer::Layer;
 use crate::merge;
 use crate::merged_index::MergedIndex;
+use crate::runs::Run;
 
 /// A read-only disk: layers laid over each other.
 ///
@@ -36,7 +37,26 @@ impl<S: ReadAt> Disk<S> {
     ///
     /// When there are no layers or too many, when none states a size, or when the merged index would be larger
     /// than [`MAX_SEGMENTS`].
-    pub fn new(mut layers: Vec<Layer<S>>) -> Result<Self, StackError> {
+    pub fn new(layers: Vec<Layer<S>>) -> Result<Self, StackError> {
+        let len_bytes = layers
+            .iter()
+            .rev()
+            .map(|layer| layer.info().virtual_size_bytes)
+            .find(|size| *size > 0);
+        Self::stack(layers, len_bytes)
+    }
+
+    /// Stacks `layers` as they are seen below a layer that states the size `len_bytes`, a multiple of 512: what they
+    /// hold up to there counts, whatever sizes they state themselves.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), but a size is not needed.
+    pub fn with_len(layers: Vec<Layer<S>>, len_bytes: u64) -> Result<Self, StackError> {
+        Self::stack(layers, Some(len_bytes))
+    }
+
+    fn stack(mut layers: Vec<Layer<S>>, len_bytes: Option<u64>) -> Result<Self, StackError> {
         if layers.is_empty() {
             return Err(StackError::NoLayers);
         }
@@ -46,12 +66,7 @@ impl<S: ReadAt> Disk<S> {
                 max: MAX_LAYERS,
             });
         }
-        let len_bytes = layers
-            .iter()
-            .rev()
-            .map(|layer| layer.info().virtual_size_bytes)
-            .find(|size| *size > 0)
-            .ok_or(StackError::NoVirtualSize)?;
+        let len_bytes = len_bytes.ok_or(StackError::NoVirtualSize)?;
         let indexes = (0..=u8::MAX)
             .zip(&mut layers)
             .map(|(ordinal, layer)| {
@@ -100,6 +115,14 @@ impl<S: ReadAt> Disk<S> {
     /// from different layers.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
+    }
+
+    /// Everything that the layers decide together, in order. What is not in it, no layer speaks of. Unlike
+    /// [`resolve`](Self::resolve), this tells what is decided to be zero from what is not decided.
+    ///
+    /// Runs that touch may continue each other; a run is at most 16383 sectors long.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.index.segments().iter().copied().map(Run::of)
     }
 
     /// Says where `len_bytes` bytes of the disk from byte `offset` on come from.
