@@ -1,6 +1,7 @@
 //! The commands, a room each.
 
 mod completions;
+mod manual;
 
 use clap::Subcommand;
 
@@ -11,6 +12,8 @@ use crate::ui::{Stop, Ui};
 pub enum Command {
     /// Print shell completions.
     Completions(completions::Completions),
+    /// Write manual pages.
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -22,6 +25,7 @@ impl Command {
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
             Self::Completions(command) => Ok(command.run(ui)?),
+            Self::Manual(command) => Ok(command.run(ui)?),
         }
     }
 }
