@@ -15,10 +15,16 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod output;
 mod pack;
 mod progress;
+mod survey;
 
 pub use output::{Output, OutputError, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;
+pub use survey::{
+    Cell, DiskMap, DiskSurvey, LayerSurvey, LsmtFacts, MapError, Origin, SIZE_CLASSES, Share,
+    Survey, SurveyedLayer, ZFileFacts,
+};

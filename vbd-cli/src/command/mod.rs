@@ -1,6 +1,7 @@
 //! The commands, a room each.
 
 mod completions;
+mod info;
 
 use clap::Subcommand;
 
@@ -9,6 +10,8 @@ use crate::ui::{Stop, Ui};
 /// What `vbd` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at layers, and at the disk they make.
+    Info(info::Info),
     /// Print shell completions.
     Completions(completions::Completions),
 }
@@ -21,6 +24,7 @@ impl Command {
     /// When it cannot be done.
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
+            Self::Info(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
         }
     }
