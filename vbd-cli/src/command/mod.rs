@@ -1,7 +1,9 @@
 //! The commands, a room each.
 
 mod completions;
+mod config;
 mod info;
+mod verify;
 
 use clap::Subcommand;
 
@@ -12,6 +14,10 @@ use crate::ui::{Stop, Ui};
 pub enum Command {
     /// Look at layers, and at the disk they make.
     Info(info::Info),
+    /// Check layers to their last byte.
+    Verify(verify::Verify),
+    /// Write and check image configurations.
+    Config(config::Config),
     /// Print shell completions.
     Completions(completions::Completions),
 }
@@ -25,6 +31,8 @@ impl Command {
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
             Self::Info(command) => command.run(ui),
+            Self::Verify(command) => command.run(ui),
+            Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
         }
     }
