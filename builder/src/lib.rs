@@ -15,10 +15,23 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod chain;
+mod digest;
 mod output;
 mod pack;
 mod progress;
+mod survey;
+mod verify;
 
+pub use digest::{BlobDigest, DigestError};
 pub use output::{Output, OutputError, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;
+pub use survey::{
+    Cell, DiskMap, DiskSurvey, LayerSurvey, LsmtFacts, MapError, Origin, SIZE_CLASSES, Share,
+    Survey, SurveyedLayer, ZFileFacts,
+};
+pub use verify::{
+    Fault, FaultKind, MAX_FAULTS, MAX_RANGES, Reach, Verdict, Verification, VerifiedLayer,
+    VerifyOptions, verify,
+};
