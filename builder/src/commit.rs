@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use blob::{FileBlob, ReadAt};
 use image::Image;
-use lsmt::{MAX_VIRTUAL_SIZE_BYTES, SECTOR_LEN_BYTES, Unsealed, UnsealedError, Uuid};
+use lsmt::{MAX_VIRTUAL_SIZE_BYTES, Segment, Unsealed, UnsealedError, Uuid};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::content::{ContentError, Stack};
-use crate::copy::{RunSource, UnsealedSource, copy};
+use crate::copy::{Run, RunSource, UnsealedSource, copy, data_bytes};
 use crate::error::BuildError;
 use crate::layer::{self, LayerOptions, Written};
 use crate::parallel::threads;
@@ -187,26 +187,25 @@ impl Commit {
             Found::Unsealed(layer) => {
                 let path = self.paths.first().map_or(Path::new("?"), PathBuf::as_path);
                 let source = UnsealedSource { layer, path };
-                write(|| layer.runs(), &source, output, options, progress)
+                write(layer.segments(), &source, output, options, progress)
             }
             Found::Sealed(stack) => {
-                let disk = stack.image().disk();
-                write(|| disk.runs(), stack, output, options, progress)
+                let segments = stack.image().disk().segments();
+                write(segments, stack, output, options, progress)
             }
         }
     }
 }
 
-fn write<I: Iterator<Item = lsmt::Run>>(
-    runs: impl Fn() -> I,
+fn write(
+    segments: &[Segment],
     source: &dyn RunSource,
     output: Output,
     options: &LayerOptions,
     progress: &dyn Progress,
 ) -> Result<Written, BuildError> {
-    let data = runs().filter(|run| !run.is_zeroed());
-    let data_sectors: u64 = data.map(|run| run.len_sectors).sum();
-    progress.begin("committing", Some(data_sectors * SECTOR_LEN_BYTES));
+    let runs = || segments.iter().map(Run::of);
+    progress.begin("committing", Some(data_bytes(runs())));
     let threads = threads(options.packing.threads);
     let path = output.path().to_owned();
     let place = (path.as_path(), progress);

@@ -3,7 +3,7 @@
 use std::iter::Peekable;
 
 use blob::ReadAt;
-use lsmt::{Decision, Run, SECTOR_LEN_BYTES};
+use lsmt::{SECTOR_LEN_BYTES, Segment};
 
 use crate::content::{Content, Stack};
 use crate::error::BuildError;
@@ -17,6 +17,41 @@ const SPAN_SECTORS: u64 = 2048;
 const COPY_PIECE_SECTORS: u64 = 64;
 /// Runs that are copied at a time.
 const MAX_RUNS: usize = 4096;
+
+/// A run of disk sectors that a layer decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first_sector: u64,
+    pub(crate) len_sectors: u64,
+    /// Where its data is in the layer, in bytes; `None` when it is zero.
+    layer_offset: Option<u64>,
+}
+
+impl Run {
+    pub(crate) fn of(segment: &Segment) -> Self {
+        let disk = segment.disk_sectors();
+        let layer = segment.layer_sectors();
+        Self {
+            first_sector: disk.start,
+            len_sectors: disk.end - disk.start,
+            layer_offset: layer.map(|sectors| sectors.start * SECTOR_LEN_BYTES),
+        }
+    }
+
+    pub(crate) fn is_zeroed(&self) -> bool {
+        self.layer_offset.is_none()
+    }
+
+    fn end_sector(&self) -> u64 {
+        self.first_sector + self.len_sectors
+    }
+}
+
+/// Bytes of data that runs have.
+pub(crate) fn data_bytes(runs: impl Iterator<Item = Run>) -> u64 {
+    let data = runs.filter(|run| !run.is_zeroed());
+    data.map(|run| run.len_sectors * SECTOR_LEN_BYTES).sum()
+}
 
 /// Where the data of runs is.
 pub(crate) trait RunSource: Sync {
@@ -40,7 +75,7 @@ pub(crate) struct UnsealedSource<'a, S> {
 impl<S: ReadAt> RunSource for UnsealedSource<'_, S> {
     fn read(&self, first_sector: u64, runs: &[Run], bytes: &mut [u8]) -> Result<(), BuildError> {
         for run in runs {
-            let Decision::Data { layer_offset, .. } = run.decision else {
+            let Some(layer_offset) = run.layer_offset else {
                 continue;
             };
             let room = part(bytes, first_sector, run).unwrap_or_default();
@@ -63,15 +98,6 @@ fn part<'a>(bytes: &'a mut [u8], first_sector: u64, run: &Run) -> Option<&'a mut
     bytes
         .get_mut(usize::try_from(start).ok()?..)?
         .get_mut(..len)
-}
-
-/// What becomes of zeroed ranges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Zeroed {
-    /// They hide what lies below.
-    Kept,
-    /// There is nothing below, and they say nothing.
-    Dropped,
 }
 
 /// Copies `runs`, which are in order, to `writer`.
@@ -131,9 +157,9 @@ impl<I: Iterator<Item = Run>> Iterator for Batches<I> {
             runs: Vec::new(),
         };
         while let Some(run) = self.runs.peek_mut().filter(|_| batch.runs.len() < MAX_RUNS) {
-            let taken = match run.decision {
-                Decision::Zeroed => *run,
-                Decision::Data { .. } => {
+            let taken = match run.is_zeroed() {
+                true => *run,
+                false => {
                     if batch.len_sectors == 0 {
                         batch.first_sector = run.first_sector;
                     }
@@ -175,15 +201,8 @@ fn behind(run: &Run, sectors: u64) -> Run {
     Run {
         first_sector: run.first_sector + sectors,
         len_sectors: run.len_sectors - sectors,
-        decision: match run.decision {
-            Decision::Zeroed => Decision::Zeroed,
-            Decision::Data {
-                layer,
-                layer_offset,
-            } => Decision::Data {
-                layer,
-                layer_offset: layer_offset + sectors * SECTOR_LEN_BYTES,
-            },
-        },
+        layer_offset: run
+            .layer_offset
+            .map(|offset| offset + sectors * SECTOR_LEN_BYTES),
     }
 }

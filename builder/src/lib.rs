@@ -17,10 +17,12 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod commit;
 mod content;
 mod copy;
 mod diff;
+mod digest;
 mod error;
 mod export;
 mod layer;
@@ -31,6 +33,8 @@ mod pack;
 mod parallel;
 mod program;
 mod progress;
+mod survey;
+mod verify;
 mod walk;
 mod zeroes;
 
@@ -40,6 +44,7 @@ pub use content::{
     open as open_content, spool,
 };
 pub use diff::{MAX_GRANULARITY_BYTES, create, diff};
+pub use digest::{BlobDigest, DigestError};
 pub use error::BuildError;
 pub use export::{export_qcow2, export_raw, export_stream};
 pub use layer::{LayerOptions, Written};
@@ -49,3 +54,11 @@ pub use output::{Output, OutputError, Scratch, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use program::ProgramError;
 pub use progress::Progress;
+pub use survey::{
+    Cell, DiskMap, DiskSurvey, LayerSurvey, LsmtFacts, MapError, Origin, SIZE_CLASSES, Share,
+    Survey, SurveyedLayer, ZFileFacts,
+};
+pub use verify::{
+    Fault, FaultKind, MAX_FAULTS, MAX_RANGES, Reach, Verdict, Verification, VerifiedLayer,
+    VerifyOptions, verify,
+};

@@ -5,14 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::Image;
-use lsmt::{MAX_VIRTUAL_SIZE_BYTES, SECTOR_LEN_BYTES, Uuid, WriteError};
+use lsmt::{MAX_VIRTUAL_SIZE_BYTES, Uuid, WriteError};
 
 use crate::content::Stack;
-use crate::copy::{Zeroed, copy};
+use crate::copy::{Run, copy, data_bytes};
 use crate::error::BuildError;
 use crate::layer::{self, LayerOptions, Written};
 use crate::parallel::threads;
 use crate::{Output, Progress};
+
+/// What becomes of zeroed ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zeroed {
+    /// They hide what lies below.
+    Kept,
+    /// There is nothing below, and they say nothing.
+    Dropped,
+}
 
 /// Neighbouring layers of a stack, open, to be made one.
 #[derive(Debug)]
@@ -97,15 +106,10 @@ impl Merge {
             ..options.clone()
         };
         let disk = self.stack.image().disk();
-        let kept = |run: &lsmt::Run| self.zeroed == Zeroed::Kept || !run.is_zeroed();
-        let data_sectors: u64 = disk
-            .runs()
-            .filter(|run| !run.is_zeroed())
-            .map(|run| run.len_sectors)
-            .sum();
-        progress.begin("merging", Some(data_sectors * SECTOR_LEN_BYTES));
+        let runs = || disk.segments().iter().map(Run::of);
+        progress.begin("merging", Some(data_bytes(runs())));
         let threads = threads(options.packing.threads);
-        let runs = disk.runs().filter(kept);
+        let runs = runs().filter(|run| self.zeroed == Zeroed::Kept || !run.is_zeroed());
         let path = output.path().to_owned();
         let place = (path.as_path(), progress);
         layer::write(output, &options, |writer| {

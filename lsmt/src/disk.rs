@@ -10,7 +10,7 @@ use crate::format::{MAX_LAYERS, MAX_SEGMENTS, SECTOR_LEN_BYTES};
 use crate::layer::Layer;
 use crate::merge;
 use crate::merged_index::MergedIndex;
-use crate::runs::Run;
+use crate::segment::Segment;
 
 /// A read-only disk: layers laid over each other.
 ///
@@ -101,6 +101,12 @@ impl<S: ReadAt> Disk<S> {
         &self.layers
     }
 
+    /// The merged index: who decides which sectors, in the order of the disk, free of overlap. Sectors of which
+    /// none speaks are holes. Segments that touch are not joined.
+    pub fn segments(&self) -> &[Segment] {
+        self.index.segments()
+    }
+
     /// Segments of the merged index.
     pub fn segment_count(&self) -> usize {
         self.index.segments().len()
@@ -115,14 +121,6 @@ impl<S: ReadAt> Disk<S> {
     /// from different layers.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
-    }
-
-    /// Everything that the layers decide together, in order. What is not in it, no layer speaks of. Unlike
-    /// [`resolve`](Self::resolve), this tells what is decided to be zero from what is not decided.
-    ///
-    /// Runs that touch may continue each other; a run is at most 16383 sectors long.
-    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.index.segments().iter().copied().map(Run::of)
     }
 
     /// Says where `len_bytes` bytes of the disk from byte `offset` on come from.

@@ -26,7 +26,7 @@
 //! 4. [`Disk::resolve`] answers where a byte range comes from, as [`Extent`]s, without reading anything.
 //! 5. [`Disk::read_extent`] fetches one of them; [`ReadAt`](blob::ReadAt) for [`Disk`] does 4 and 5 at once.
 //!
-//! [`Writer`] makes layers. [`Disk::runs`] says everything that a stack decides, for whoever makes one layer of many;
+//! [`Writer`] makes layers. [`Disk::segments`] says everything that a stack decides, for whoever makes one layer of many;
 //! [`Unsealed`] reads what a live system has written and not sealed, for whoever makes a layer of it.
 //!
 //! Words used here: a *record* is what an index stores; a *segment* is a record that passed its checks, or a piece
@@ -90,7 +90,6 @@ mod index;
 mod layer;
 mod merge;
 mod merged_index;
-mod runs;
 mod segment;
 #[cfg(feature = "test-util")]
 pub mod test_util;
@@ -108,6 +107,6 @@ pub use format::{
 };
 pub use header::{HeaderForm, Kind, Uuid, Warning, probe};
 pub use layer::{Layer, LayerInfo};
-pub use runs::{Decision, Run};
+pub use segment::Segment;
 pub use unsealed::{MAX_UNSEALED_RECORDS, Unsealed, UnsealedInfo};
 pub use writer::{Writer, WriterOptions};

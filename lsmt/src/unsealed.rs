@@ -22,7 +22,6 @@ use crate::format::{
 use crate::header::{self, Uuid};
 use crate::layer::without_trailing_nuls;
 use crate::merge;
-use crate::runs::Run;
 use crate::segment::Segment;
 
 /// Records that an index file may have: 16 bytes each, so 256 MiB. The reference allows eight times as many, of which
@@ -150,9 +149,10 @@ impl<S: ReadAt> Unsealed<S> {
         &self.source
     }
 
-    /// Everything that the layer decides, in order; data is in layer 0.
-    pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        self.segments.iter().copied().map(Run::of)
+    /// Everything that the layer decides, in the order of the disk, free of overlap. Segments that touch are not
+    /// joined.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 }
 

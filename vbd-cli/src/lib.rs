@@ -4,7 +4,9 @@
 
 mod args;
 mod command;
+mod disks;
 mod signals;
+mod size;
 mod ui;
 
 use std::process::ExitCode;

@@ -1,6 +1,15 @@
 //! The commands, a room each.
 
+mod commit;
 mod completions;
+mod config;
+mod create;
+mod diff;
+mod export;
+mod info;
+mod manual;
+mod merge;
+mod verify;
 
 use clap::Subcommand;
 
@@ -9,8 +18,26 @@ use crate::ui::{Stop, Ui};
 /// What `vbd` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at layers, and at the disk they make.
+    Info(info::Info),
+    /// Check layers to their last byte.
+    Verify(verify::Verify),
+    /// Make a base layer of a disk.
+    Create(create::Create),
+    /// Make the layer that turns a stack into a new disk.
+    Diff(diff::Diff),
+    /// Make a layer of what a live system has written.
+    Commit(commit::Commit),
+    /// Make one layer of many.
+    Merge(merge::Merge),
+    /// Write the disk that layers make to a flat file.
+    Export(export::Export),
+    /// Write and check image configurations.
+    Config(config::Config),
     /// Print shell completions.
     Completions(completions::Completions),
+    /// Write manual pages.
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -21,7 +48,16 @@ impl Command {
     /// When it cannot be done.
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
+            Self::Info(command) => command.run(ui),
+            Self::Verify(command) => command.run(ui),
+            Self::Create(command) => Ok(command.run(ui)?),
+            Self::Diff(command) => Ok(command.run(ui)?),
+            Self::Commit(command) => Ok(command.run(ui)?),
+            Self::Merge(command) => Ok(command.run(ui)?),
+            Self::Export(command) => Ok(command.run(ui)?),
+            Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
+            Self::Manual(command) => Ok(command.run(ui)?),
         }
     }
 }
