@@ -109,15 +109,15 @@ impl Commit {
             source: Box::new(source),
         })?;
         let layer = Unsealed::open_sparse(file, &written).map_err(of_layer(path))?;
-        // A sealed one has index and trailer behind its disk. At the end of the disk itself, what a guest has written
-        // may look like a trailer, too.
+        // What a guest has written to the end of its disk may look like a trailer. Where the file ends with the disk,
+        // it is none: a sealed one has index and trailer behind its data.
         let disk_end = layer.info().virtual_size_bytes + lsmt::HEADER_LEN_BYTES as u64;
-        match layer.source().len_bytes() > disk_end {
-            true => match sealed_image() {
+        match layer.source().len_bytes() == disk_end {
+            true => Ok(Self::unsealed(layer, vec![path.to_owned()])),
+            false => match sealed_image() {
                 Ok(image) => Ok(Self::sealed(image, path)),
                 Err(_not_sealed) => Ok(Self::unsealed(layer, vec![path.to_owned()])),
             },
-            false => Ok(Self::unsealed(layer, vec![path.to_owned()])),
         }
     }
 
