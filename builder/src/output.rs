@@ -173,9 +173,10 @@ impl Output {
     }
 }
 
-/// Removes what [`Output`]s of this process have left under names of their own. For the end by a signal, after which
-/// nobody drops anything.
+/// Removes what [`Output`]s and [`Scratch`] directories of this process have left under names of their own, and ends
+/// the programs that work for it. For the end by a signal, after which nobody drops anything.
 pub fn remove_unfinished() {
+    crate::program::end_all();
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     for path in unfinished.drain(..) {
         // It may be gone: its owner is still running.
