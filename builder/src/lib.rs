@@ -5,6 +5,7 @@
 //! ```
 //!
 //! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes.
+//! - [`copy_layer`] and [`copy_stream`] are the short way, for layers that stay what they are.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
 //! - [`Output`] is a file that appears under its name only when it is complete.
 //! - [`Progress`] is told how far things have come.
@@ -15,10 +16,14 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod copy;
+mod lanes;
 mod output;
 mod pack;
 mod progress;
 
+pub use copy::{CopyError, Expect, copy_layer, copy_stream};
+pub use lanes::ThreadError;
 pub use output::{Output, OutputError, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;

@@ -25,29 +25,68 @@ enum Kind {
 
 /// Finds the LSMT stream inside a blob.
 pub(crate) fn unwrap(bytes: Bytes) -> Result<Source, LayerError> {
-    if bytes.len_bytes() == 0 {
-        return Err(LayerError::Empty);
-    }
-    let (kind, head) = kind_of(&bytes)?;
-    if kind != Kind::Tar {
-        return unpack(kind, &head, Window::whole(bytes), "the blob");
-    }
-    let payload = tar::locate(&bytes).map_err(LayerError::Tar)?;
-    let fits = |error: blob::WindowError| {
-        LayerError::Tar(tar::TarError::Size {
-            start: error.start,
-            len_bytes: error.len_bytes,
-            blob_len_bytes: error.source_len_bytes,
-        })
-    };
-    let window = Window::new(bytes, payload.start, payload.len_bytes).map_err(fits)?;
-    let (kind, head) = kind_of(&window)?;
-    match kind {
-        Kind::Tar => Err(LayerError::Nested {
-            inner: "a tar file",
-            outer: "a tar file",
+    let found = Found::in_blob(bytes)?;
+    unpack(found.kind, &found.head, found.window, found.place)
+}
+
+/// Finds the content of the ZFile inside a blob.
+pub(crate) fn unwrap_any(bytes: Bytes) -> Result<Source, LayerError> {
+    let found = Found::in_blob(bytes)?;
+    match found.kind {
+        Kind::ZFile => {
+            let zfile = ZFile::open(found.window).map_err(LayerError::ZFile)?;
+            Ok(Source::Compressed(Box::new(zfile)))
+        }
+        Kind::Lsmt | Kind::Tar | Kind::Unknown => Err(LayerError::NotAZFile {
+            found: format!("{} at the start of {}", describe(&found.head), found.place),
         }),
-        _ => unpack(kind, &head, window, "the tar member"),
+    }
+}
+
+/// What is in a blob, or in the tar file that it is.
+struct Found {
+    kind: Kind,
+    head: Vec<u8>,
+    window: Window<Bytes>,
+    place: &'static str,
+}
+
+impl Found {
+    fn in_blob(bytes: Bytes) -> Result<Self, LayerError> {
+        if bytes.len_bytes() == 0 {
+            return Err(LayerError::Empty);
+        }
+        let (kind, head) = kind_of(&bytes)?;
+        if kind != Kind::Tar {
+            return Ok(Self {
+                kind,
+                head,
+                window: Window::whole(bytes),
+                place: "the blob",
+            });
+        }
+        let payload = tar::locate(&bytes).map_err(LayerError::Tar)?;
+        let fits = |error: blob::WindowError| {
+            LayerError::Tar(tar::TarError::Size {
+                start: error.start,
+                len_bytes: error.len_bytes,
+                blob_len_bytes: error.source_len_bytes,
+            })
+        };
+        let window = Window::new(bytes, payload.start, payload.len_bytes).map_err(fits)?;
+        let (kind, head) = kind_of(&window)?;
+        match kind {
+            Kind::Tar => Err(LayerError::Nested {
+                inner: "a tar file",
+                outer: "a tar file",
+            }),
+            _ => Ok(Self {
+                kind,
+                head,
+                window,
+                place: "the tar member",
+            }),
+        }
     }
 }
 
@@ -121,6 +160,9 @@ fn describe(head: &[u8]) -> String {
     ];
     if let Some((_, name)) = KNOWN.iter().find(|(magic, _)| head.starts_with(magic)) {
         return (*name).to_owned();
+    }
+    if lsmt::probe(head).is_some() {
+        return "an LSMT layer that is not compressed".to_owned();
     }
     if head.iter().all(|byte| *byte == 0) {
         return "zeroes".to_owned();

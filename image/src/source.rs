@@ -1,9 +1,13 @@
 //! The bytes of one layer, whatever they are packed in.
 
 use std::cell::RefCell;
+use std::path::Path;
 
-use blob::{ReadAt, ReadError, Window};
+use blob::{FileBlob, ReadAt, ReadError, Window};
 use zfile::{Scratch, ZFile};
+
+use crate::error::LayerError;
+use crate::probe;
 
 /// Where a layer's bytes come from in the end: a file, a block device, or what a test puts there.
 pub type Bytes = Box<dyn ReadAt>;
@@ -34,6 +38,34 @@ pub struct Packing {
 }
 
 impl Source {
+    /// The layer in the file or block device at `path`, by itself. That it is sound as a layer is for
+    /// [`lsmt::Layer::open`] to say.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file, or it holds no layer that this crate unpacks.
+    pub fn open(path: &Path) -> Result<Self, LayerError> {
+        Self::from_blob(Box::new(FileBlob::open(path)?))
+    }
+
+    /// The layer in a blob.
+    ///
+    /// # Errors
+    ///
+    /// When it holds no layer that this crate unpacks.
+    pub fn from_blob(bytes: Bytes) -> Result<Self, LayerError> {
+        probe::unwrap(bytes)
+    }
+
+    /// What is in the ZFile in a blob, with or without tar around it, be it a layer or not.
+    ///
+    /// # Errors
+    ///
+    /// When it holds no ZFile.
+    pub fn from_any_zfile(bytes: Bytes) -> Result<Self, LayerError> {
+        probe::unwrap_any(bytes)
+    }
+
     /// How the layer is packed.
     #[must_use]
     pub fn packing(&self) -> Packing {
