@@ -16,14 +16,27 @@
 //! What this crate refuses to do: overwrite what it was not told to, guess formats of foreign images, print.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod copy;
+mod digest;
 mod lanes;
 mod output;
 mod pack;
 mod progress;
+mod survey;
+mod verify;
 
 pub use copy::{CopyError, Expect, copy_layer, copy_stream};
+pub use digest::{BlobDigest, DigestError};
 pub use lanes::ThreadError;
 pub use output::{Output, OutputError, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;
+pub use survey::{
+    Cell, DiskMap, DiskSurvey, LayerSurvey, LsmtFacts, MapError, Origin, SIZE_CLASSES, Share,
+    Survey, SurveyedLayer, ZFileFacts,
+};
+pub use verify::{
+    Fault, FaultKind, MAX_FAULTS, MAX_RANGES, Reach, Verdict, Verification, VerifiedLayer,
+    VerifyOptions, verify,
+};

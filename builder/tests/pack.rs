@@ -95,7 +95,7 @@ proptest! {
         prop_assert!(stream[512..] == expected[512..] && stream[..512] != expected[..512]);
 
         // And back, on any number of threads.
-        let source = Arc::new(Source::from_any_zfile(Box::new(MemoryBlob::new(stream))).unwrap());
+        let source = Arc::new(Source::from_blob(Box::new(MemoryBlob::new(stream))).unwrap());
         for threads in [1, 2, 5] {
             let mut copied = Vec::new();
             copy_layer(&source, threads, &(), &mut copied).unwrap();
@@ -289,7 +289,7 @@ fn damage_is_an_error_with_its_place() {
     let sound = zfile::ZFile::open(MemoryBlob::new(stored.clone())).unwrap();
     let block = sound.plan(400 * 4096, 1).unwrap().stored();
     stored[usize::try_from(block.start).unwrap()] ^= 1;
-    let source = Arc::new(Source::from_any_zfile(Box::new(MemoryBlob::new(stored))).unwrap());
+    let source = Arc::new(Source::from_blob(Box::new(MemoryBlob::new(stored))).unwrap());
     for threads in [1, 4] {
         let mut copied = Vec::new();
         let error = copy_layer(&source, threads, &(), &mut copied).unwrap_err();

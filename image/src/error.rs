@@ -65,12 +65,6 @@ pub enum LayerError {
         /// What it begins with.
         found: String,
     },
-    /// There is no ZFile in it.
-    #[error("holds no ZFile: found {found}")]
-    NotAZFile {
-        /// What it begins with.
-        found: String,
-    },
     /// A container inside another of its kind, which no writer makes.
     #[error(
         "holds {inner} inside {outer}: a layer is LSMT, optionally in one ZFile, optionally in one tar"

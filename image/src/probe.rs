@@ -7,6 +7,7 @@
 
 use blob::tar;
 use blob::{ReadAt, Window};
+use lsmt::Layer;
 use zfile::ZFile;
 
 use crate::error::LayerError;
@@ -23,70 +24,31 @@ enum Kind {
     Unknown,
 }
 
-/// Finds the LSMT stream inside a blob.
+/// Takes off what is around the LSMT stream. Of a ZFile, only the metadata is looked at.
 pub(crate) fn unwrap(bytes: Bytes) -> Result<Source, LayerError> {
-    let found = Found::in_blob(bytes)?;
-    unpack(found.kind, &found.head, found.window, found.place)
-}
-
-/// Finds the content of the ZFile inside a blob.
-pub(crate) fn unwrap_any(bytes: Bytes) -> Result<Source, LayerError> {
-    let found = Found::in_blob(bytes)?;
-    match found.kind {
-        Kind::ZFile => {
-            let zfile = ZFile::open(found.window).map_err(LayerError::ZFile)?;
-            Ok(Source::Compressed(Box::new(zfile)))
-        }
-        Kind::Lsmt | Kind::Tar | Kind::Unknown => Err(LayerError::NotAZFile {
-            found: format!("{} at the start of {}", describe(&found.head), found.place),
-        }),
+    if bytes.len_bytes() == 0 {
+        return Err(LayerError::Empty);
     }
-}
-
-/// What is in a blob, or in the tar file that it is.
-struct Found {
-    kind: Kind,
-    head: Vec<u8>,
-    window: Window<Bytes>,
-    place: &'static str,
-}
-
-impl Found {
-    fn in_blob(bytes: Bytes) -> Result<Self, LayerError> {
-        if bytes.len_bytes() == 0 {
-            return Err(LayerError::Empty);
-        }
-        let (kind, head) = kind_of(&bytes)?;
-        if kind != Kind::Tar {
-            return Ok(Self {
-                kind,
-                head,
-                window: Window::whole(bytes),
-                place: "the blob",
-            });
-        }
-        let payload = tar::locate(&bytes).map_err(LayerError::Tar)?;
-        let fits = |error: blob::WindowError| {
-            LayerError::Tar(tar::TarError::Size {
-                start: error.start,
-                len_bytes: error.len_bytes,
-                blob_len_bytes: error.source_len_bytes,
-            })
-        };
-        let window = Window::new(bytes, payload.start, payload.len_bytes).map_err(fits)?;
-        let (kind, head) = kind_of(&window)?;
-        match kind {
-            Kind::Tar => Err(LayerError::Nested {
-                inner: "a tar file",
-                outer: "a tar file",
-            }),
-            _ => Ok(Self {
-                kind,
-                head,
-                window,
-                place: "the tar member",
-            }),
-        }
+    let (kind, head) = kind_of(&bytes)?;
+    if kind != Kind::Tar {
+        return unpack(kind, &head, Window::whole(bytes), "the blob");
+    }
+    let payload = tar::locate(&bytes).map_err(LayerError::Tar)?;
+    let fits = |error: blob::WindowError| {
+        LayerError::Tar(tar::TarError::Size {
+            start: error.start,
+            len_bytes: error.len_bytes,
+            blob_len_bytes: error.source_len_bytes,
+        })
+    };
+    let window = Window::new(bytes, payload.start, payload.len_bytes).map_err(fits)?;
+    let (kind, head) = kind_of(&window)?;
+    match kind {
+        Kind::Tar => Err(LayerError::Nested {
+            inner: "a tar file",
+            outer: "a tar file",
+        }),
+        _ => unpack(kind, &head, window, "the tar member"),
     }
 }
 
@@ -100,25 +62,39 @@ fn unpack(
         Kind::Lsmt => Ok(Source::Plain(window)),
         Kind::ZFile => {
             let zfile = ZFile::open(window).map_err(LayerError::ZFile)?;
-            let source = Source::Compressed(Box::new(zfile));
-            let (kind, head) = kind_of(&source)?;
-            match kind {
-                Kind::ZFile => Err(LayerError::Nested {
-                    inner: "a ZFile",
-                    outer: "a ZFile",
-                }),
-                Kind::Tar => Err(LayerError::Nested {
-                    inner: "a tar file",
-                    outer: "a ZFile",
-                }),
-                Kind::Lsmt => Ok(source),
-                Kind::Unknown => Err(LayerError::NotALayer {
-                    found: format!("{} at the start of the ZFile's content", describe(&head)),
-                }),
-            }
+            Ok(Source::Compressed(Box::new(zfile)))
         }
         Kind::Tar | Kind::Unknown => Err(LayerError::NotALayer {
             found: format!("{} at the start of {place}", describe(head)),
+        }),
+    }
+}
+
+/// Opens the layer inside a source, which is the source itself or a reference to it.
+pub(crate) fn open_layer<S: ReadAt + std::borrow::Borrow<Source>>(
+    source: S,
+) -> Result<Layer<S>, LayerError> {
+    if let Source::Compressed(zfile) = source.borrow() {
+        check_content(zfile)?;
+    }
+    Layer::open(source).map_err(LayerError::Lsmt)
+}
+
+/// What is in a ZFile should be LSMT; anything else is named.
+fn check_content(zfile: &impl ReadAt) -> Result<(), LayerError> {
+    let (kind, head) = kind_of(zfile)?;
+    match kind {
+        Kind::ZFile => Err(LayerError::Nested {
+            inner: "a ZFile",
+            outer: "a ZFile",
+        }),
+        Kind::Tar => Err(LayerError::Nested {
+            inner: "a tar file",
+            outer: "a ZFile",
+        }),
+        Kind::Lsmt => Ok(()),
+        Kind::Unknown => Err(LayerError::NotALayer {
+            found: format!("{} at the start of the ZFile's content", describe(&head)),
         }),
     }
 }
@@ -160,9 +136,6 @@ fn describe(head: &[u8]) -> String {
     ];
     if let Some((_, name)) = KNOWN.iter().find(|(magic, _)| head.starts_with(magic)) {
         return (*name).to_owned();
-    }
-    if lsmt::probe(head).is_some() {
-        return "an LSMT layer that is not compressed".to_owned();
     }
     if head.iter().all(|byte| *byte == 0) {
         return "zeroes".to_owned();

@@ -5,6 +5,7 @@
 mod args;
 mod command;
 mod signals;
+mod size;
 mod ui;
 
 use std::process::ExitCode;

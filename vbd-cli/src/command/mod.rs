@@ -1,6 +1,10 @@
 //! The commands, a room each.
 
 mod completions;
+mod config;
+mod info;
+mod manual;
+mod verify;
 
 use clap::Subcommand;
 
@@ -9,8 +13,16 @@ use crate::ui::{Stop, Ui};
 /// What `vbd` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at layers, and at the disk they make.
+    Info(info::Info),
+    /// Check layers to their last byte.
+    Verify(verify::Verify),
+    /// Write and check image configurations.
+    Config(config::Config),
     /// Print shell completions.
     Completions(completions::Completions),
+    /// Write manual pages.
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -21,7 +33,11 @@ impl Command {
     /// When it cannot be done.
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
+            Self::Info(command) => command.run(ui),
+            Self::Verify(command) => command.run(ui),
+            Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
+            Self::Manual(command) => Ok(command.run(ui)?),
         }
     }
 }
