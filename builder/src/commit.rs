@@ -11,10 +11,10 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::content::{ContentError, Stack};
-use crate::copy::{Run, RunSource, UnsealedSource, copy, data_bytes};
 use crate::error::BuildError;
 use crate::layer::{self, LayerOptions, Written};
 use crate::parallel::threads;
+use crate::runs::{Run, RunSource, UnsealedSource, copy, data_bytes};
 use crate::{Output, Progress};
 
 /// The data file of a read-write layer, and its index file.

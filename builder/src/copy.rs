@@ -1,208 +1,232 @@
-//! From what layers decide to one layer that decides the same.
+//! The bytes of a layer, from first to last, to where they are stored anew.
 
-use std::iter::Peekable;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 
-use blob::ReadAt;
-use lsmt::{SECTOR_LEN_BYTES, Segment};
+use blob::{ReadAt, ReadError};
+use image::Source;
+use zfile::Scratch;
 
-use crate::content::{Content, Stack};
-use crate::error::BuildError;
-use crate::layer::LayerWriter;
-use crate::parallel::{Buffers, in_order};
-use crate::{Progress, layer};
+use crate::Progress;
+use crate::lanes::{Lanes, ThreadError, Worker};
 
-/// Disk that is read at a time, in sectors: 1 MiB.
-const SPAN_SECTORS: u64 = 2048;
-/// Committers copy data in pieces of so many sectors from the start of a run, which decides where long runs are cut.
-const COPY_PIECE_SECTORS: u64 = 64;
-/// Runs that are copied at a time.
-const MAX_RUNS: usize = 4096;
+/// What is read at once: a multiple of every block size. Each thread has at most two of these.
+const PIECE_LEN_BYTES: usize = 256 << 10;
+/// Length of the trailer of a layer.
+const TRAILER_LEN_BYTES: usize = lsmt::HEADER_LEN_BYTES;
 
-/// A run of disk sectors that a layer decides.
+/// Bytes that cannot be handed on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// The input cannot be read, or a block of it is damaged.
+    #[error("cannot read the input")]
+    Read(#[source] ReadError),
+    /// The stream cannot be read.
+    #[error("cannot read the input after {len_bytes} bytes")]
+    Stream {
+        /// Bytes that came.
+        len_bytes: u64,
+        /// Why no more.
+        source: io::Error,
+    },
+    /// The stream is packed.
+    #[error(
+        "the input is {found}, which cannot be read from a stream, for its end says what is in it; give it as a file"
+    )]
+    Packed {
+        /// What it is.
+        found: &'static str,
+    },
+    /// The stream is something else.
+    #[error("the input is not a layer: it does not begin with an LSMT header")]
+    NotALayer,
+    /// The stream ends too early.
+    #[error(
+        "the input ends after {len_bytes} bytes without an LSMT trailer; has its writer failed?"
+    )]
+    Unfinished {
+        /// Bytes that came.
+        len_bytes: u64,
+    },
+    /// The output fails.
+    #[error(transparent)]
+    Write(io::Error),
+    /// The threads that decode fail.
+    #[error("cannot decode")]
+    Thread(#[from] ThreadError),
+}
+
+/// What a stream should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) first_sector: u64,
-    pub(crate) len_sectors: u64,
-    /// Where its data is in the layer, in bytes; `None` when it is zero.
-    layer_offset: Option<u64>,
+pub enum Expect {
+    /// A layer as it is, from its LSMT header to its trailer.
+    Layer,
+    /// Whatever it is.
+    Anything,
 }
 
-impl Run {
-    pub(crate) fn of(segment: &Segment) -> Self {
-        let disk = segment.disk_sectors();
-        let layer = segment.layer_sectors();
-        Self {
-            first_sector: disk.start,
-            len_sectors: disk.end - disk.start,
-            layer_offset: layer.map(|sectors| sectors.start * SECTOR_LEN_BYTES),
-        }
-    }
-
-    pub(crate) fn is_zeroed(&self) -> bool {
-        self.layer_offset.is_none()
-    }
-
-    fn end_sector(&self) -> u64 {
-        self.first_sector + self.len_sectors
-    }
-}
-
-/// Bytes of data that runs have.
-pub(crate) fn data_bytes(runs: impl Iterator<Item = Run>) -> u64 {
-    let data = runs.filter(|run| !run.is_zeroed());
-    data.map(|run| run.len_sectors * SECTOR_LEN_BYTES).sum()
-}
-
-/// Where the data of runs is.
-pub(crate) trait RunSource: Sync {
-    /// Fills `bytes` with what the disk holds from sector `first_sector` on. `runs` are those that lie there; what lies
-    /// between them does not matter.
-    fn read(&self, first_sector: u64, runs: &[Run], bytes: &mut [u8]) -> Result<(), BuildError>;
-}
-
-impl RunSource for Stack {
-    fn read(&self, first_sector: u64, _runs: &[Run], bytes: &mut [u8]) -> Result<(), BuildError> {
-        Ok(self.read_exact_at(bytes, first_sector * SECTOR_LEN_BYTES)?)
-    }
-}
-
-/// A read-write layer and the name of its data file.
-pub(crate) struct UnsealedSource<'a, S> {
-    pub(crate) layer: &'a lsmt::Unsealed<S>,
-    pub(crate) path: &'a std::path::Path,
-}
-
-impl<S: ReadAt> RunSource for UnsealedSource<'_, S> {
-    fn read(&self, first_sector: u64, runs: &[Run], bytes: &mut [u8]) -> Result<(), BuildError> {
-        for run in runs {
-            let Some(layer_offset) = run.layer_offset else {
-                continue;
-            };
-            let room = part(bytes, first_sector, run).unwrap_or_default();
-            self.layer
-                .source()
-                .read_exact_at(room, layer_offset)
-                .map_err(|error| BuildError::Read {
-                    path: self.path.to_owned(),
-                    source: error.into(),
-                })?;
-        }
-        Ok(())
-    }
-}
-
-/// The bytes of a run, in those from `first_sector` on.
-fn part<'a>(bytes: &'a mut [u8], first_sector: u64, run: &Run) -> Option<&'a mut [u8]> {
-    let start = (run.first_sector - first_sector) * SECTOR_LEN_BYTES;
-    let len = usize::try_from(run.len_sectors * SECTOR_LEN_BYTES).ok()?;
-    bytes
-        .get_mut(usize::try_from(start).ok()?..)?
-        .get_mut(..len)
-}
-
-/// Copies `runs`, which are in order, to `writer`.
-pub(crate) fn copy(
-    runs: impl Iterator<Item = Run>,
-    source: &dyn RunSource,
-    writer: &mut LayerWriter<'_>,
+/// Hands all bytes of a layer to `out`. Checks and decodes on `threads` threads, 0 for one for each processor, which take
+/// 512 KiB of memory each.
+///
+/// # Errors
+///
+/// The first byte that cannot be had: `out` has got those before it, or fewer. Or the error of `out`.
+pub fn copy_layer(
+    source: &Arc<Source>,
     threads: usize,
-    (path, progress): (&std::path::Path, &dyn Progress),
-) -> Result<(), BuildError> {
-    let buffers = Buffers::default();
-    let batches = Batches {
-        runs: runs.peekable(),
+    progress: &dyn Progress,
+    out: &mut dyn Write,
+) -> Result<(), CopyError> {
+    let threads = match **source {
+        // What is not decoded takes no more than somebody to read ahead.
+        Source::Plain(_) => 1,
+        Source::Compressed(_) => threads,
     };
-    let read = |batch: Batch| {
-        let len = usize::try_from(batch.len_sectors * SECTOR_LEN_BYTES).unwrap_or_default();
-        let mut bytes = buffers.take(len);
-        source.read(batch.first_sector, &batch.runs, &mut bytes)?;
-        Ok((batch, bytes))
+    let len_bytes = source.len_bytes();
+    let mut lanes = Lanes::new(Reading::new(source.clone()), threads);
+    let mut spare = Vec::new();
+    let mut offset = 0;
+    while offset < len_bytes {
+        if lanes.is_full() {
+            spare.extend(write_next(&mut lanes, progress, out)?);
+        }
+        let left = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
+        let mut buffer = spare.pop().unwrap_or_default();
+        buffer.resize(PIECE_LEN_BYTES.min(left), 0);
+        let piece = Piece { offset, buffer };
+        offset += piece.buffer.len() as u64;
+        lanes.begin(piece)?;
+    }
+    while write_next(&mut lanes, progress, out)?.is_some() {}
+    Ok(())
+}
+
+fn write_next(
+    lanes: &mut Lanes<Reading>,
+    progress: &dyn Progress,
+    out: &mut dyn Write,
+) -> Result<Option<Vec<u8>>, CopyError> {
+    let Some(piece) = lanes.take()? else {
+        return Ok(None);
     };
-    let write = |(batch, mut bytes): (Batch, Vec<u8>)| {
-        for run in &batch.runs {
-            match run.is_zeroed() {
-                true => writer.zeroed(run.first_sector, run.len_sectors),
-                false => {
-                    let bytes = part(&mut bytes, batch.first_sector, run).unwrap_or_default();
-                    progress.advance(bytes.len() as u64);
-                    writer.data(run.first_sector, bytes)
-                }
+    let buffer = piece.map_err(CopyError::Read)?;
+    out.write_all(&buffer).map_err(CopyError::Write)?;
+    progress.advance(buffer.len() as u64);
+    Ok(Some(buffer))
+}
+
+/// Bytes of a layer to be read.
+struct Piece {
+    offset: u64,
+    buffer: Vec<u8>,
+}
+
+/// One thread's way to read.
+struct Reading {
+    source: Arc<Source>,
+    scratch: Scratch,
+}
+
+impl Reading {
+    fn new(source: Arc<Source>) -> Self {
+        let scratch = Scratch::default();
+        Self { source, scratch }
+    }
+}
+
+impl Clone for Reading {
+    fn clone(&self) -> Self {
+        Self::new(self.source.clone())
+    }
+}
+
+impl Worker for Reading {
+    type Job = Piece;
+    type Done = Result<Vec<u8>, ReadError>;
+
+    fn work(&mut self, piece: Piece) -> Result<Vec<u8>, ReadError> {
+        let Piece { offset, mut buffer } = piece;
+        match &*self.source {
+            Source::Plain(window) => window.read_exact_at(&mut buffer, offset),
+            Source::Compressed(zfile) => {
+                zfile.read_exact_at_with(&mut self.scratch, &mut buffer, offset)
             }
-            .map_err(layer::failed(path))?;
+        }?;
+        Ok(buffer)
+    }
+}
+
+/// Hands all bytes of a stream to `out`. Of a layer, first and last bytes must be those of one.
+///
+/// # Errors
+///
+/// When the stream or `out` fails, or the stream is not what is expected.
+pub fn copy_stream(
+    input: &mut dyn Read,
+    expect: Expect,
+    progress: &dyn Progress,
+    out: &mut dyn Write,
+) -> Result<(), CopyError> {
+    let mut buffer = vec![0; PIECE_LEN_BYTES];
+    let mut tail = Vec::new();
+    let mut len_bytes = 0;
+    loop {
+        let piece =
+            fill(input, &mut buffer).map_err(|source| CopyError::Stream { len_bytes, source })?;
+        if expect == Expect::Layer {
+            if len_bytes == 0 {
+                check_head(piece)?;
+            }
+            keep_tail(&mut tail, piece);
         }
-        buffers.give(bytes);
+        if piece.is_empty() {
+            break;
+        }
+        out.write_all(piece).map_err(CopyError::Write)?;
+        len_bytes += piece.len() as u64;
+        progress.advance(piece.len() as u64);
+    }
+    let is_whole = len_bytes.is_multiple_of(lsmt::SECTOR_LEN_BYTES)
+        && len_bytes >= 2 * TRAILER_LEN_BYTES as u64
+        && lsmt::probe(&tail).is_some();
+    match expect == Expect::Anything || is_whole {
+        true => Ok(()),
+        false => Err(CopyError::Unfinished { len_bytes }),
+    }
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn fill<'b>(input: &mut dyn Read, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let mut len = 0;
+    while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match input.read(rest) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffer.get(..len).unwrap_or_default())
+}
+
+fn check_head(head: &[u8]) -> Result<(), CopyError> {
+    if lsmt::probe(head).is_some() {
         Ok(())
-    };
-    in_order(threads, batches.map(Ok), read, write)
-}
-
-/// Runs that are copied together, and the part of the disk that has all their data.
-struct Batch {
-    first_sector: u64,
-    len_sectors: u64,
-    runs: Vec<Run>,
-}
-
-struct Batches<I: Iterator> {
-    runs: Peekable<I>,
-}
-
-impl<I: Iterator<Item = Run>> Iterator for Batches<I> {
-    type Item = Batch;
-
-    fn next(&mut self) -> Option<Batch> {
-        let mut batch = Batch {
-            first_sector: 0,
-            len_sectors: 0,
-            runs: Vec::new(),
-        };
-        while let Some(run) = self.runs.peek_mut().filter(|_| batch.runs.len() < MAX_RUNS) {
-            let taken = match run.is_zeroed() {
-                true => *run,
-                false => {
-                    if batch.len_sectors == 0 {
-                        batch.first_sector = run.first_sector;
-                    }
-                    let room = (batch.first_sector + SPAN_SECTORS).saturating_sub(run.first_sector);
-                    let Some(taken) = front(run, room) else {
-                        break;
-                    };
-                    batch.len_sectors = taken.end_sector() - batch.first_sector;
-                    taken
-                }
-            };
-            batch.runs.push(taken);
-            match taken.len_sectors == run.len_sectors {
-                true => self.runs.next(),
-                false => {
-                    *run = behind(run, taken.len_sectors);
-                    break;
-                }
-            };
-        }
-        Some(batch).filter(|batch| !batch.runs.is_empty())
+    } else if zfile::is_zfile(head) {
+        Err(CopyError::Packed { found: "a ZFile" })
+    } else if blob::tar::looks_like_tar(head) {
+        Err(CopyError::Packed {
+            found: "a tar file",
+        })
+    } else {
+        Err(CopyError::NotALayer)
     }
 }
 
-/// As much of the front of a run as fits into `room` sectors, if anything does: all of it, or whole pieces.
-fn front(run: &Run, room: u64) -> Option<Run> {
-    let len_sectors = match run.len_sectors <= room {
-        true => run.len_sectors,
-        false => room - room % COPY_PIECE_SECTORS,
-    };
-    (len_sectors > 0).then_some(Run {
-        len_sectors,
-        ..*run
-    })
-}
-
-/// What of a run is left behind its first sectors.
-fn behind(run: &Run, sectors: u64) -> Run {
-    Run {
-        first_sector: run.first_sector + sectors,
-        len_sectors: run.len_sectors - sectors,
-        layer_offset: run
-            .layer_offset
-            .map(|offset| offset + sectors * SECTOR_LEN_BYTES),
-    }
+/// Keeps the last bytes of all pieces so far.
+fn keep_tail(tail: &mut Vec<u8>, piece: &[u8]) {
+    let new = piece.len().saturating_sub(TRAILER_LEN_BYTES);
+    tail.extend_from_slice(piece.get(new..).unwrap_or_default());
+    tail.drain(..tail.len().saturating_sub(TRAILER_LEN_BYTES));
 }

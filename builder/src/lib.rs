@@ -7,6 +7,7 @@
 //! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes; [`open_content`] finds it.
 //! - [`create`] and [`diff`] make layers of it, [`Merge`] one layer of many, [`Commit`] one of what a live system wrote.
 //! - [`export_raw`], [`export_stream`] and [`export_qcow2`] go the other way.
+//! - [`copy_layer`] and [`copy_stream`] are the short way, for layers that stay what they are.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
 //! - [`Output`] is a file that appears under its name only when it is complete.
 //! - [`Progress`] is told how far things have come.
@@ -25,6 +26,7 @@ mod diff;
 mod digest;
 mod error;
 mod export;
+mod lanes;
 mod layer;
 mod merge;
 mod mkfs;
@@ -33,6 +35,7 @@ mod pack;
 mod parallel;
 mod program;
 mod progress;
+mod runs;
 mod survey;
 mod verify;
 mod walk;
@@ -43,10 +46,12 @@ pub use content::{
     Content, ContentError, Empty, Format, Raw, Resized, SourceOptions, Stack, Stream, Stretch,
     open as open_content, spool,
 };
+pub use copy::{CopyError, Expect, copy_layer, copy_stream};
 pub use diff::{MAX_GRANULARITY_BYTES, create, diff};
 pub use digest::{BlobDigest, DigestError};
 pub use error::BuildError;
 pub use export::{export_qcow2, export_raw, export_stream};
+pub use lanes::ThreadError;
 pub use layer::{LayerOptions, Written};
 pub use merge::Merge;
 pub use mkfs::{FileSystem, FileSystemError, FileSystemOptions, make as make_file_system};

@@ -8,10 +8,10 @@ use image::Image;
 use lsmt::{MAX_VIRTUAL_SIZE_BYTES, Uuid, WriteError};
 
 use crate::content::Stack;
-use crate::copy::{Run, copy, data_bytes};
 use crate::error::BuildError;
 use crate::layer::{self, LayerOptions, Written};
 use crate::parallel::threads;
+use crate::runs::{Run, copy, data_bytes};
 use crate::{Output, Progress};
 
 /// What becomes of zeroed ranges.

@@ -161,6 +161,7 @@ impl LayerReport {
         let Packed {
             content_len_bytes,
             stored_len_bytes,
+            ..
         } = written.packed;
         Self {
             output: output.to_owned(),

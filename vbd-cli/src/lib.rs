@@ -5,6 +5,7 @@
 mod args;
 mod command;
 mod disks;
+mod repack;
 mod signals;
 mod size;
 mod ui;

@@ -2,8 +2,10 @@
 
 mod commit;
 mod completions;
+mod compress;
 mod config;
 mod create;
+mod decompress;
 mod diff;
 mod export;
 mod info;
@@ -32,6 +34,10 @@ pub enum Command {
     Merge(merge::Merge),
     /// Write the disk that layers make to a flat file.
     Export(export::Export),
+    /// Store a layer compressed.
+    Compress(compress::Compress),
+    /// Store a layer as it is.
+    Decompress(decompress::Decompress),
     /// Write and check image configurations.
     Config(config::Config),
     /// Print shell completions.
@@ -55,6 +61,8 @@ impl Command {
             Self::Commit(command) => Ok(command.run(ui)?),
             Self::Merge(command) => Ok(command.run(ui)?),
             Self::Export(command) => Ok(command.run(ui)?),
+            Self::Compress(command) => command.run(ui),
+            Self::Decompress(command) => command.run(ui),
             Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
             Self::Manual(command) => Ok(command.run(ui)?),
