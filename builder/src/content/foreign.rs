@@ -28,20 +28,24 @@ pub(crate) fn open_qcow2(
             image,
             name: path.display().to_string(),
         })),
-        // What our reader does not know, such as zstd, QEMU's may.
+        // What our reader does not know, such as zstd, QEMU's may. It would guess formats of other files, so there must
+        // be none.
         Err(ContentError::Foreign { source, .. })
-            if is_unsupported(&*source) && qemu_img::is_installed() =>
+            if is_of_reader(&*source) && qemu_img::is_installed() =>
         {
-            qemu_img::open(path, Format::Qcow2, options)
+            let alone = SourceOptions {
+                allow_backing: false,
+                ..options.clone()
+            };
+            qemu_img::open(path, Format::Qcow2, &alone)
         }
         Err(error) => Err(error),
     }
 }
 
-fn is_unsupported(error: &(dyn std::error::Error + 'static)) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::Unsupported)
+/// Whether it is the reader that has failed, and not we that refuse.
+fn is_of_reader(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<std::io::Error>()
 }
 
 /// The image at `path` and, where that is allowed, what it stands on. Every file is opened here, by a format that is
