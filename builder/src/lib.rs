@@ -5,6 +5,7 @@
 //! ```
 //!
 //! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes.
+//! - [`copy_layer`] and [`copy_stream`] are the short way, for layers that stay what they are.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
 //! - [`Output`] is a file that appears under its name only when it is complete.
 //! - [`Progress`] is told how far things have come.
@@ -16,14 +17,18 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod copy;
 mod digest;
+mod lanes;
 mod output;
 mod pack;
 mod progress;
 mod survey;
 mod verify;
 
+pub use copy::{CopyError, Expect, copy_layer, copy_stream};
 pub use digest::{BlobDigest, DigestError};
+pub use lanes::ThreadError;
 pub use output::{Output, OutputError, remove_unfinished};
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;

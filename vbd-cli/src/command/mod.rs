@@ -1,8 +1,11 @@
 //! The commands, a room each.
 
 mod completions;
+mod compress;
 mod config;
+mod decompress;
 mod info;
+mod manual;
 mod verify;
 
 use clap::Subcommand;
@@ -16,10 +19,16 @@ pub enum Command {
     Info(info::Info),
     /// Check layers to their last byte.
     Verify(verify::Verify),
+    /// Store a layer compressed.
+    Compress(compress::Compress),
+    /// Store a layer as it is.
+    Decompress(decompress::Decompress),
     /// Write and check image configurations.
     Config(config::Config),
     /// Print shell completions.
     Completions(completions::Completions),
+    /// Write manual pages.
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -32,8 +41,11 @@ impl Command {
         match self {
             Self::Info(command) => command.run(ui),
             Self::Verify(command) => command.run(ui),
+            Self::Compress(command) => command.run(ui),
+            Self::Decompress(command) => command.run(ui),
             Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
+            Self::Manual(command) => Ok(command.run(ui)?),
         }
     }
 }
