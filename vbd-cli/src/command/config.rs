@@ -12,11 +12,15 @@ use image::{ConfigLayer, Image, ImageConfig, Shown, StatedBlob};
 use serde::Serialize;
 
 use crate::args::ForceArgs;
-use crate::size::Size;
+use crate::size::{Count, Size};
 use crate::ui::{Stop, Ui};
 
 /// Write and check image configurations (config.v1.json).
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  vbd config write --digest config.v1.json base.lsmt app.zfile
+  vbd config check config.v1.json")]
 pub struct Config {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -169,9 +173,9 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} layers, a disk of {}",
+            "{}: {}, a disk of {}",
             Shown(&self.output),
-            self.layers,
+            Count(self.layers as u64, "layer"),
             Size(self.disk_len_bytes)
         )
     }
