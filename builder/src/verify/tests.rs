@@ -372,7 +372,7 @@ fn bytes_behind_a_tar_payload_must_be_zero() {
 fn upper_layer_alone_is_good_and_a_stack_without_a_size_is_not() {
     let unsized_layer = Writer::new(Vec::new(), &WriterOptions::default()).unwrap();
     let bytes = unsized_layer.finish().unwrap();
-    let alone = verified(&[bytes.clone()]);
+    let alone = verified(std::slice::from_ref(&bytes));
     assert_eq!(alone.verdict, Verdict::Good);
     assert!(alone.stack_error.unwrap().contains("virtual size"));
     assert_eq!(verified(&[bytes.clone(), bytes]).verdict, Verdict::Damaged);
