@@ -174,6 +174,31 @@ proptest! {
     }
 }
 
+/// Two records may share data, wholly or in part; it is stored once.
+#[test]
+fn shared_data_counts_once() {
+    let options = WriterOptions {
+        virtual_size_bytes: DISK_SECTORS * 512,
+        ..WriterOptions::default()
+    };
+    let mut writer = Writer::new(Vec::new(), &options).unwrap();
+    // The data of the records lies at 8..18, 18..20 and 20..24.
+    for (first, len) in [(0, 10), (20, 2), (40, 4)] {
+        writer.data(first, &noise(len * 512, first)).unwrap();
+    }
+    let mut bytes = writer.finish().unwrap();
+    let index = bytes.len() - 4096 - 4096;
+    // The second and the third now point into the first.
+    bytes[index + 16 + 8] = 10;
+    bytes[index + 32 + 8] = 16;
+    let survey = survey_of(&[bytes]);
+    let share = survey.layers[0].share.as_ref().unwrap();
+    assert_eq!(share.data_bytes, 16 * 512);
+    // 8..18 and 16..20 together.
+    assert_eq!(share.live_bytes, 12 * 512);
+    assert_eq!((share.hidden_bytes, share.unused_bytes), (0, 4 * 512));
+}
+
 #[test]
 fn map_that_would_be_too_large_is_refused() {
     let survey = survey_of(&[named("", "")]);
