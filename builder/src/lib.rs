@@ -48,7 +48,7 @@ pub use content::{
 };
 pub use copy::{CopyError, Expect, copy_layer, copy_stream};
 pub use diff::{MAX_GRANULARITY_BYTES, create, diff};
-pub use digest::{BlobDigest, DigestError};
+pub use digest::{BlobDigest, DigestError, HashError, Hashed, hash_files};
 pub use error::BuildError;
 pub use export::{export_qcow2, export_raw, export_stream};
 pub use lanes::ThreadError;

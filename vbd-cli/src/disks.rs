@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::anyhow;
 use builder::{Format, LayerOptions, Output, Packed, SourceOptions, Written};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::args::{ForceArgs, NameArgs, PackingArgs, parse_size};
 use crate::size::Size;
-use crate::ui::Ui;
+use crate::ui::{Stop, Ui};
 
 /// Sizes that a kernel reader can work with: up to here, in multiples of its unit.
 const KERNEL_MAX_BYTES: u64 = 2 << 40;
@@ -116,12 +116,16 @@ pub(crate) fn parse_granularity(text: &str) -> Result<u32, String> {
 pub(crate) fn split_output<'a>(
     paths: &'a [PathBuf],
     config: Option<&Path>,
-) -> anyhow::Result<(&'a [PathBuf], &'a Path)> {
+) -> Result<(&'a [PathBuf], &'a Path), Stop> {
     match (paths, config) {
         ([out], Some(_)) => Ok((&[], out)),
-        (_, Some(_)) => bail!("with --config, only the output is given besides"),
+        (_, Some(_)) => Err(Stop::usage(anyhow!(
+            "with --config, only the output is given besides"
+        ))),
         ([layers @ .., out], None) if !layers.is_empty() => Ok((layers, out)),
-        _ => bail!("no layers given: expected LAYER... OUT, or --config FILE OUT"),
+        _ => Err(Stop::usage(anyhow!(
+            "no layers given: expected LAYER... OUT, or --config FILE OUT"
+        ))),
     }
 }
 

@@ -16,15 +16,15 @@ use crate::chain::chain;
 use crate::digest::BlobDigest;
 use crate::progress::Progress;
 
-/// Bytes of a layer that a thread takes at a time: whole blocks of any size, and no more than fits in the cache of a
-/// processor.
-pub(super) const CHUNK_LEN_BYTES: usize = 1 << 20;
+/// Bytes of a layer that a thread takes at a time: whole blocks of any size, and together with what they are stored as
+/// no more than fits in the cache of a processor.
+pub(super) const CHUNK_LEN_BYTES: usize = 1 << 18;
 
 /// Where a chunk cannot be read, it is tried again in pieces of this length, to find those that can.
 const PAGE_LEN_BYTES: u64 = 4096;
 
 /// How many chunks ahead, for each thread, the disk is told what will be needed.
-const CHUNKS_AHEAD: u64 = 4;
+const CHUNKS_AHEAD: u64 = 16;
 
 /// What a scan has found.
 pub(super) struct Found {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use builder::{Content, Empty, FileSystem, FileSystemOptions, Scratch};
 use clap::{Args, ValueEnum};
 
@@ -10,7 +10,7 @@ use crate::args::parse_uuid;
 use crate::disks::{
     LayerArgs, LayerReport, SourceArgs, directory, parse_granularity, remark_on_size,
 };
-use crate::ui::Ui;
+use crate::ui::{Stop, Ui};
 
 /// Make a base layer of a disk image, of a directory, or of nothing.
 ///
@@ -72,7 +72,20 @@ const FILE_SYSTEM_UUID: &str = "76626400-0000-4000-8000-000000000000";
 const MADE_AT: u64 = 1;
 
 impl Create {
-    pub(crate) fn run(&self, ui: &Ui) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, ui: &Ui) -> Result<(), Stop> {
+        match (&self.from, self.source.size) {
+            (None, None) => Err(Stop::usage(anyhow!(
+                "nothing to make a layer of: give --from, or --size for an empty disk"
+            ))),
+            (None, Some(size)) if size == 0 || !size.is_multiple_of(lsmt::SECTOR_LEN_BYTES) => {
+                let error = anyhow!("--size {size} is not a multiple of 512 above 0");
+                Err(Stop::usage(error))
+            }
+            _ => Ok(self.make(ui)?),
+        }
+    }
+
+    fn make(&self, ui: &Ui) -> anyhow::Result<()> {
         let inputs: Vec<PathBuf> = self.from.iter().cloned().collect();
         let output = self.layer.output(&self.out, &inputs)?;
         let content = self.content()?;
@@ -86,13 +99,7 @@ impl Create {
 
     fn content(&self) -> anyhow::Result<Box<dyn Content>> {
         let Some(from) = &self.from else {
-            let size = self
-                .source
-                .size
-                .context("nothing to make a layer of: give --from, or --size for an empty disk")?;
-            if size == 0 || !size.is_multiple_of(lsmt::SECTOR_LEN_BYTES) {
-                bail!("--size {size} is not a multiple of 512 above 0");
-            }
+            let size = self.source.size.unwrap_or_default();
             return Ok(Box::new(Empty::new(size)));
         };
         match from.is_dir() {

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use builder::{Content, Output, Stack};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::args::{ForceArgs, open_stack, parse_size, stack_paths};
 use crate::disks::split_output;
 use crate::size::Size;
-use crate::ui::Ui;
+use crate::ui::{Stop, Ui};
 
 /// Write the disk that layers make to one flat file, or to standard output.
 ///
@@ -89,18 +89,31 @@ impl fmt::Display for Report {
 }
 
 impl Export {
-    pub(crate) fn run(&self, ui: &Ui) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, ui: &Ui) -> Result<(), Stop> {
         let config = self.config.as_deref();
         let (layers, out) = split_output(&self.paths, config)?;
-        let layers = stack_paths(layers, config)?;
+        let is_stream = out == Path::new("-");
         if self.to == ExportFormat::Qcow2 && self.range.is_some() {
-            bail!("--range goes with --to raw: a qcow2 image is a whole disk");
+            return Err(Stop::usage(anyhow!(
+                "--range goes with --to raw: a qcow2 image is a whole disk"
+            )));
         }
-        if out == Path::new("-") {
-            return self.stream(ui, &layers);
+        if self.to == ExportFormat::Qcow2 && is_stream {
+            return Err(Stop::usage(anyhow!(
+                "a qcow2 image is not written from front to back: export it to a file"
+            )));
         }
-        let output = Output::create(out, self.force.force, &layers)?;
-        let disk = Stack::new(open_stack(&layers)?);
+        let layers = stack_paths(layers, config)?;
+        match is_stream {
+            true => self.stream(ui, &layers)?,
+            false => self.file(ui, &layers, out)?,
+        }
+        Ok(())
+    }
+
+    fn file(&self, ui: &Ui, layers: &[PathBuf], out: &Path) -> anyhow::Result<()> {
+        let output = Output::create(out, self.force.force, layers)?;
+        let disk = Stack::new(open_stack(layers)?);
         let range = self.range.clone().unwrap_or(0..disk.len_bytes());
         let exported_bytes = range.end - range.start;
         let progress = ui.progress();
@@ -120,9 +133,6 @@ impl Export {
     }
 
     fn stream(&self, ui: &Ui, layers: &[PathBuf]) -> anyhow::Result<()> {
-        if self.to == ExportFormat::Qcow2 {
-            bail!("a qcow2 image is not written from front to back: export it to a file");
-        }
         let disk = Stack::new(open_stack(layers)?);
         let range = self.range.clone().unwrap_or(0..disk.len_bytes());
         let progress = ui.progress();

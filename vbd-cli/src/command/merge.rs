@@ -1,12 +1,12 @@
 //! `vbd merge`: many layers into one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::args::stack_paths;
 use crate::disks::{LayerArgs, LayerReport, remark_on_size, split_output};
-use crate::ui::Ui;
+use crate::ui::{Stop, Ui};
 
 /// Make one layer of neighbouring layers of a stack.
 ///
@@ -42,13 +42,16 @@ pub struct Merge {
 }
 
 impl Merge {
-    pub(crate) fn run(&self, ui: &Ui) -> anyhow::Result<()> {
+    pub(crate) fn run(&self, ui: &Ui) -> Result<(), Stop> {
         let config = self.config.as_deref();
         let (layers, out) = split_output(&self.paths, config)?;
-        let layers = stack_paths(layers, config)?;
-        let output = self.layer.output(out, &layers)?;
+        Ok(self.make(ui, &stack_paths(layers, config)?, out)?)
+    }
+
+    fn make(&self, ui: &Ui, layers: &[PathBuf], out: &Path) -> anyhow::Result<()> {
+        let output = self.layer.output(out, layers)?;
         let to = self.to.unwrap_or(layers.len().saturating_sub(1));
-        let merge = builder::Merge::open(&layers, self.from..=to)?;
+        let merge = builder::Merge::open(layers, self.from..=to)?;
         let mut options = self.layer.options(merge.virtual_size_bytes)?;
         options.header.uuid = self.layer.names.uuid.unwrap_or(merge.uuid);
         options.header.parent_uuid = self.layer.names.parent.unwrap_or(merge.parent_uuid);
