@@ -112,6 +112,31 @@ proptest! {
         prop_assert_eq!((written.data_bytes, written.zeroed_bytes), wanted);
     }
 
+    /// Disks that are mostly holes, some of them longer than what is worth a piece of its own, some shorter than a unit.
+    #[test]
+    fn what_is_skipped_is_zero_on_both_sides(
+        places in prop::collection::vec((0..8192_usize, 1..200_usize, any::<bool>(), any::<u64>()), 0..6),
+        changes in prop::collection::vec((0..8192_usize, 1..200_usize, any::<bool>(), any::<u64>()), 0..4),
+        short in 0..9_usize, power in 9..21_u32, cuts in (1..300_usize, 1..300_usize),
+    ) {
+        let mut old = vec![0; (4 << 20) - short * SECTOR];
+        patch(&mut old, &places);
+        let mut new = old.clone();
+        patch(&mut new, &changes);
+        let files = Files::new();
+        let (base, next) = (
+            Memory { bytes: old.clone(), cut: cuts.0 * SECTOR },
+            Memory { bytes: new.clone(), cut: cuts.1 * SECTOR },
+        );
+        let options = options(new.len(), 2);
+        create(&base, 512, files.output("base"), &options, &()).unwrap();
+        let output = files.output("diff");
+        let written = diff([&base, &next], 1 << power, output, &options, &()).unwrap();
+        prop_assert!(read(&[files.path("base"), files.path("diff")]) == new);
+        let wanted = needed(&old, &new, 1 << power);
+        prop_assert_eq!((written.data_bytes, written.zeroed_bytes), wanted);
+    }
+
     #[test]
     fn merged_layers_read_as_before_in_their_place(
         layers in stacks(), from in 0..6_usize, more in 0..6_usize, threads in 1..4_usize,
@@ -142,7 +167,11 @@ proptest! {
         let files = Files::new();
         let mut paths = files.write(&layers);
         let before = read(&paths);
-        for path in &mut paths {
+        for (path, layer) in paths.iter_mut().zip(&layers) {
+            if path.metadata().unwrap().len() == 4096 + layer.virtual_size_bytes {
+                // By chance as long as a sparse one that is not sealed, for which it may be taken.
+                continue;
+            }
             let commit = Commit::open_file(path).unwrap();
             prop_assert_eq!(commit.form(), CommitForm::Sealed);
             let size = usize::try_from(commit.virtual_size_bytes).unwrap();

@@ -29,12 +29,15 @@ impl Content for Memory {
     fn stretch_at(&self, offset: u64) -> Result<Stretch, ContentError> {
         let offset = usize::try_from(offset).unwrap();
         let number = offset / self.cut;
-        let end = ((number + 1) * self.cut).min(self.bytes.len());
-        let is_zero = self.bytes[number * self.cut..end]
-            .iter()
-            .all(|byte| *byte == 0);
-        let end = end as u64;
-        Ok(match is_zero && !number.is_multiple_of(5) {
+        let is_hole = |number: usize| {
+            let bytes = self.bytes.chunks(self.cut).nth(number);
+            !number.is_multiple_of(5)
+                && bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+        };
+        let like_this = |other: &usize| is_hole(*other) == is_hole(number);
+        let after = (number..number + 4).take_while(like_this).count();
+        let end = ((number + after) * self.cut).min(self.bytes.len()) as u64;
+        Ok(match is_hole(number) {
             true => Stretch::Zero { end },
             false => Stretch::Data { end },
         })
