@@ -183,6 +183,32 @@ fn what_makes_no_sense_is_refused_by_name() {
     assert!(error.contains("of layer 00000000-") && error.contains("of layer 11111111-"));
 }
 
+/// An index file that says it is long: nothing of it is read, and no memory taken.
+#[test]
+fn more_records_than_the_limit_are_refused_unread() {
+    struct Long(Vec<u8>, u64);
+    impl ReadAt for Long {
+        fn len_bytes(&self) -> u64 {
+            self.1
+        }
+
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), blob::ReadError> {
+            assert!(offset < 4096, "only the header");
+            buf.copy_from_slice(&self.0[usize::try_from(offset).unwrap()..][..buf.len()]);
+            Ok(())
+        }
+    }
+    let records = lsmt::MAX_UNSEALED_RECORDS + 1;
+    for len in [4096 + records * 16, u64::MAX] {
+        let index = Long(header(INDEX, 1 << 20), len);
+        let error = Unsealed::open(blob(&header(DATA, 1 << 20)), &index).unwrap_err();
+        assert!(
+            matches!(error, UnsealedError::Index(lsmt::OpenError::Limit { .. })),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn a_sparse_file_decides_what_is_no_hole() {
     let size = 100 * 512;

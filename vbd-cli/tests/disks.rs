@@ -333,17 +333,40 @@ fn what_a_guest_wrote_does_not_decide_how_an_image_is_read() {
     // Even where that is allowed, the format of the other file is not guessed.
     let said = desk.refused("create new --from guest.img --format qcow2 --allow-backing");
     assert!(said.contains("does not say which format"), "{said}");
+    // A text that names the data, by itself or in an extent that says it has no room.
+    let text = b"# Disk DescriptorFile\nRW 1 FLAT \"/etc/passwd\" 0\n";
+    desk.write("text.vmdk", &[&text[..], &[b' '; 600]].concat());
     desk.write(
-        "text.vmdk",
-        b"# Disk DescriptorFile\nRW 1 FLAT \"/etc/passwd\" 0\n",
+        "room.vmdk",
+        &[&b"KDMV\x01\0\0\0\x03\0\0\0"[..], &[0; 8], &[9; 600]].concat(),
     );
-    if desk.tool("qemu-img", "--version") {
-        let said = desk.refused("create new --from text.vmdk");
+    for image in ["text.vmdk", "room.vmdk"] {
+        let said = desk.refused(&format!("create new --from {image}"));
         assert!(
             said.contains("it names the files that hold its data"),
             "{said}"
         );
     }
+    for (magic, found) in [
+        (&b"\x1f\x8b\x08"[..], "a gzip file"),
+        (b"LSMT\0\x01\x02\0", "raw"),
+    ] {
+        desk.write("disk", &[magic, &[7; 1024]].concat()[..1024]);
+        match found {
+            // Not all of the magic.
+            "raw" => drop(desk.done("create some --from disk --force")),
+            found => {
+                let said = desk.refused("create new --from disk");
+                assert!(said.contains(found) && said.contains("--from -"), "{said}");
+            }
+        }
+        desk.done("create some --from disk --format raw --force");
+        assert_eq!(desk.done("export some -"), desk.read("disk"));
+    }
+    let said = desk.refused("create new --from some");
+    assert!(said.contains("begins like a layer"), "{said}");
+    let said = desk.refused("create new --from - --format qcow2");
+    assert!(said.contains("standard input can only be raw"), "{said}");
     desk.write("broken.qcow2", b"QFI\xfb and nothing else");
     let said = desk.refused("create new --from broken.qcow2");
     assert!(

@@ -81,7 +81,10 @@ pub struct SourceOptions {
 /// When it cannot be read, is not what it is taken for, or has no whole number of sectors.
 pub fn open(path: &Path, options: &SourceOptions) -> Result<Box<dyn Content>, ContentError> {
     if path == Path::new("-") {
-        return open_stream(io::stdin(), options);
+        return match options.format {
+            None | Some(Format::Raw) => open_stream(io::stdin(), options),
+            Some(format) => Err(ContentError::StreamFormat { format }),
+        };
     }
     let format = match options.format {
         Some(format) => format,
@@ -131,6 +134,13 @@ fn format_of(path: &Path) -> Result<Format, ContentError> {
     let len = usize::try_from(raw.len_bytes()).map_or(head.len(), |len| len.min(head.len()));
     let head = head.get_mut(..len).unwrap_or_default();
     raw.read_exact_at(head, 0)?;
+    if let (Format::Raw, Some((found, instead))) = (taken, no_disk(head)) {
+        return Err(ContentError::NotADisk {
+            path: path.to_owned(),
+            found,
+            instead,
+        });
+    }
     match Format::of_head(head) {
         found if found == taken => Ok(taken),
         // A file of a foreign format says so; what else is wrong with it, its reader says.
@@ -141,4 +151,20 @@ fn format_of(path: &Path) -> Result<Format, ContentError> {
             found,
         }),
     }
+}
+
+/// What people pass by mistake, by its first bytes, and what they want instead.
+fn no_disk(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    const UNPACK: &str = "unpack it, or pipe it into --from -";
+    const MAGICS: [(&[u8], &str); 4] = [
+        (b"\x1f\x8b", "a gzip file"),
+        (b"\x28\xb5\x2f\xfd", "a zstd file"),
+        (b"\xfd7zXZ\x00", "an xz file"),
+        (b"BZh", "a bzip2 file"),
+    ];
+    if lsmt::probe(head).is_some() || zfile::is_zfile(head) {
+        return Some(("a layer", "vbd export makes a disk of layers"));
+    }
+    let found = MAGICS.iter().find(|(magic, _)| head.starts_with(magic));
+    found.map(|(_, name)| (*name, UNPACK))
 }

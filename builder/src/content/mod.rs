@@ -142,6 +142,25 @@ pub enum ContentError {
         /// What it looks like.
         found: Format,
     },
+    /// It begins like something that is no disk image.
+    #[error(
+        "{} begins like {found}, not like a disk: {instead}; if it is a disk all the same, say --format raw",
+        path.display()
+    )]
+    NotADisk {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like.
+        found: &'static str,
+        /// What to do with such a file.
+        instead: &'static str,
+    },
+    /// A stream is not read from front to back in this format.
+    #[error("standard input can only be raw, not {format}: give the image as a file")]
+    StreamFormat {
+        /// The format.
+        format: Format,
+    },
     /// It needs other files.
     #[error(
         "{} refers to another file ({names}): if you trust whoever made it, --allow-backing opens that file, too",
