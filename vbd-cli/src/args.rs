@@ -10,18 +10,18 @@ use image::{Image, ImageConfig};
 
 /// A stack of layers: given one by one, or by a configuration.
 #[derive(Clone, Debug, Args)]
-pub struct StackArgs {
+pub(crate) struct StackArgs {
     /// Layers, from the lowest to the highest.
     #[arg(
         value_name = "LAYER",
         required_unless_present = "config",
         conflicts_with = "config"
     )]
-    pub layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<PathBuf>,
 
     /// Take the layers from an image configuration (config.v1.json) as containerd's overlaybd snapshotter writes it.
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 impl StackArgs {
@@ -30,7 +30,7 @@ impl StackArgs {
     /// # Errors
     ///
     /// When the configuration cannot be used.
-    pub fn paths(&self) -> anyhow::Result<Vec<PathBuf>> {
+    pub(crate) fn paths(&self) -> anyhow::Result<Vec<PathBuf>> {
         stack_paths(&self.layers, self.config.as_deref())
     }
 
@@ -39,7 +39,7 @@ impl StackArgs {
     /// # Errors
     ///
     /// When a layer cannot be used; the error names it.
-    pub fn open(&self) -> anyhow::Result<Arc<Image>> {
+    pub(crate) fn open(&self) -> anyhow::Result<Arc<Image>> {
         open_stack(&self.paths()?)
     }
 }
@@ -49,7 +49,7 @@ impl StackArgs {
 /// # Errors
 ///
 /// When the configuration cannot be used.
-pub fn stack_paths(
+pub(crate) fn stack_paths(
     layers: &[PathBuf],
     config: Option<&std::path::Path>,
 ) -> anyhow::Result<Vec<PathBuf>> {
@@ -66,48 +66,48 @@ pub fn stack_paths(
 /// # Errors
 ///
 /// When a layer cannot be used; the error names it.
-pub fn open_stack(paths: &[PathBuf]) -> anyhow::Result<Arc<Image>> {
+pub(crate) fn open_stack(paths: &[PathBuf]) -> anyhow::Result<Arc<Image>> {
     Ok(Arc::new(Image::open(paths)?))
 }
 
 /// How a layer is stored.
 #[derive(Clone, Debug, Args)]
-pub struct PackingArgs {
+pub(crate) struct PackingArgs {
     /// How to compress.
     #[arg(long, value_enum, default_value_t = AlgorithmArg::None, value_name = "ALGORITHM")]
-    pub algorithm: AlgorithmArg,
+    pub(crate) algorithm: AlgorithmArg,
 
     #[command(flatten)]
-    pub zfile: ZFileArgs,
+    pub(crate) zfile: ZFileArgs,
 }
 
 /// How a ZFile is written.
 #[derive(Clone, Debug, Args)]
-pub struct ZFileArgs {
+pub(crate) struct ZFileArgs {
     /// How hard to compress: zstd 1 to 22, by default 3.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    pub level: Option<i32>,
+    pub(crate) level: Option<i32>,
 
     /// Bytes that are compressed together: 4K, 8K, 16K, 32K or 64K. The kernel reader knows only 4K.
     #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_size)]
-    pub block_size: u64,
+    pub(crate) block_size: u64,
 
     /// No checksum behind each block: damage shows only where it does not decode.
     #[arg(long)]
-    pub no_verify: bool,
+    pub(crate) no_verify: bool,
 
     /// Store it as a tar file with one member, as registries keep it.
     #[arg(long)]
-    pub tar: bool,
+    pub(crate) tar: bool,
 
     /// Threads that compress; by default one for each processor.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: usize,
+    pub(crate) threads: usize,
 }
 
 /// A choice of compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AlgorithmArg {
+pub(crate) enum AlgorithmArg {
     /// Store the layer as it is.
     None,
     /// LZ4: every reader has it.
@@ -122,7 +122,7 @@ impl PackingArgs {
     /// # Errors
     ///
     /// When options contradict each other.
-    pub fn packing(&self) -> anyhow::Result<Packing> {
+    pub(crate) fn packing(&self) -> anyhow::Result<Packing> {
         let algorithm = match self.algorithm {
             AlgorithmArg::None => {
                 if self.zfile.level.is_some() || self.zfile.no_verify {
@@ -149,7 +149,7 @@ impl ZFileArgs {
     /// # Errors
     ///
     /// When there are no such blocks.
-    pub fn packing(&self, algorithm: zfile::Algorithm) -> anyhow::Result<Packing> {
+    pub(crate) fn packing(&self, algorithm: zfile::Algorithm) -> anyhow::Result<Packing> {
         let block_size_bytes =
             u32::try_from(self.block_size).context("--block-size is at most 64K")?;
         let options = zfile::WriterOptions {
@@ -169,14 +169,14 @@ impl ZFileArgs {
 
 /// What a layer says about itself.
 #[derive(Clone, Debug, Args)]
-pub struct NameArgs {
+pub(crate) struct NameArgs {
     /// Name of the layer: a UUID, by default the nil one.
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
-    pub uuid: Option<lsmt::Uuid>,
+    pub(crate) uuid: Option<lsmt::Uuid>,
 
     /// Name of the layer below; by default what that layer says.
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
-    pub parent: Option<lsmt::Uuid>,
+    pub(crate) parent: Option<lsmt::Uuid>,
 
     /// Free text in the layer, at most 255 bytes.
     #[arg(
@@ -185,15 +185,15 @@ pub struct NameArgs {
         default_value = "",
         hide_default_value = true
     )]
-    pub tag: String,
+    pub(crate) tag: String,
 }
 
 /// Whether a file may be replaced.
 #[derive(Clone, Copy, Debug, Args)]
-pub struct ForceArgs {
+pub(crate) struct ForceArgs {
     /// Replace the output if it exists. It is replaced when the new one is complete.
     #[arg(long, short)]
-    pub force: bool,
+    pub(crate) force: bool,
 }
 
 /// A UUID as 36 characters, kept in upper case as the reference writes it.
@@ -211,7 +211,7 @@ fn parse_uuid(text: &str) -> Result<lsmt::Uuid, String> {
 }
 
 /// A number of bytes, with K, M, G or T for powers of 1024.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let (number, shift) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 10),
         Some((at, 'm' | 'M')) => (&text[..at], 20),

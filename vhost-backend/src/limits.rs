@@ -29,6 +29,10 @@ pub const MAX_PIECE_LEN_BYTES: usize = image::MAX_PLAN_LEN_BYTES;
 /// served; one at a time costs it and us an interrupt each.
 pub const MAX_BATCH: usize = 16;
 
+/// Bytes read from the disk after which the driver is told, however few requests that were: next to so much copying, an
+/// interrupt costs nothing.
+pub const BATCH_LEN_BYTES: u64 = 64 << 10;
+
 /// Most bytes that the reads of one queue which wait for the disk may ask for together, beyond the first.
 pub const MAX_QUEUE_FETCH_LEN_BYTES: usize = 8 << 20;
 

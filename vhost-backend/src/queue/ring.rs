@@ -246,6 +246,13 @@ impl SplitRing {
                 .is_ok_and(|index| index != self.next_avail)
     }
 
+    /// How many requests wait to be taken, as far as a glance tells.
+    pub(crate) fn waiting(&self) -> u16 {
+        let available = self.layout.avail_index(&self.memory);
+        let waiting = available.map(|index| index.wrapping_sub(self.next_avail));
+        waiting.unwrap_or_default().min(self.layout.size())
+    }
+
     /// The next request, if there is one: how to call it, and its head.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::killpoint::{self, Point};
-use crate::limits::{MAX_BATCH, STOP_DEADLINE};
+use crate::limits::{BATCH_LEN_BYTES, MAX_BATCH, STOP_DEADLINE};
 use crate::queue::poll::Poll;
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
 use crate::queue::{Chain, RingError, SplitRing, Ticket};
@@ -49,6 +49,8 @@ pub(crate) struct Service {
     poll: Poll,
     /// Kept from one look to the next.
     ended: Vec<Ended>,
+    /// Bytes delivered that the driver has not been told of.
+    untold_bytes: u64,
 }
 
 /// [`QueueSetup`] without the ring.
@@ -87,6 +89,7 @@ impl Service {
             chain: Chain::default(),
             poll,
             ended: Vec::new(),
+            untold_bytes: 0,
         }
     }
 
@@ -147,17 +150,25 @@ impl Service {
     }
 
     /// Takes a few requests and gives back what is done. `false` when there was none to take.
+    ///
+    /// Half of what is waiting makes a batch, so that the driver is busy with one half while the other is served. Were it
+    /// all of what a driver has in flight, each of the two would sleep while the other works.
     fn serve_batch(&mut self) -> Result<bool, End> {
         self.reap();
+        let mut most = 1;
         let mut taken = 0;
-        while taken < MAX_BATCH && self.may_take() {
+        while taken < most && self.untold_bytes < BATCH_LEN_BYTES && self.may_take() {
             let Some((ticket, head)) = self.next()? else {
                 break;
             };
+            if taken == 0 {
+                most = (usize::from(self.ring.waiting()) / 2).clamp(1, MAX_BATCH);
+            }
             self.begin(ticket, head);
             taken += 1;
         }
         self.reads.submit();
+        self.untold_bytes = 0;
         self.ring.publish()?;
         Ok(taken > 0)
     }
@@ -238,6 +249,7 @@ impl Service {
 
     fn end(&mut self, ticket: Ticket, outcome: Outcome) {
         killpoint::reached(Point::AfterData);
+        self.untold_bytes += u64::from(outcome.delivered_bytes);
         let used_len = outcome.finish(self.ring.memory(), &self.setup.stats, &self.setup.log);
         self.ring.done(ticket, used_len);
     }

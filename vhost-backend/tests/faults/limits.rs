@@ -62,6 +62,7 @@ fn demand_work(driver: &mut Driver, house: &House) {
 fn descriptors_that_run_out_cost_a_ring_and_come_back() {
     // A descriptor more or less moves the end from a ring to a message and on to the next ring.
     let ends: Vec<Ran> = (60..68).map(run_out_of_descriptors).collect();
+    println!("how sessions ended: {ends:?}");
     assert!(
         ends.iter().any(|end| matches!(end, Ran::OutAtRing(1..))),
         "{ends:?}"
