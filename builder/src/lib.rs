@@ -6,7 +6,7 @@
 //!
 //! - [`Content`] is what a disk should hold, walked in [`Stretch`]es of data and zeroes.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
-//! - [`Output`] is a file that appears under its name only when it is complete.
+//! - [`Output`] is a file that appears under its name only when it is complete, [`OutputDir`] a directory.
 //! - [`Progress`] is told how far things have come.
 //!
 //! The same input and options give the same bytes, on any number of processors. Memory is bounded by constants of this
@@ -16,9 +16,11 @@
 #![forbid(unsafe_code)]
 
 mod output;
+mod output_dir;
 mod pack;
 mod progress;
 
 pub use output::{Output, OutputError, remove_unfinished};
+pub use output_dir::OutputDir;
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use progress::Progress;

@@ -186,7 +186,12 @@ pub fn remove_unfinished() {
     }
 }
 
-fn forget(path: &Path) {
+pub(crate) fn remember(path: &Path) {
+    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    unfinished.push(path.to_owned());
+}
+
+pub(crate) fn forget(path: &Path) {
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     unfinished.retain(|other| other != path);
 }
@@ -200,8 +205,7 @@ fn named_beside(path: &Path, dir: &Path) -> io::Result<(File, TempPath)> {
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(dir)?
         .into_parts();
-    let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
-    unfinished.push(path.to_path_buf());
+    remember(&path);
     Ok((file, path))
 }
 
@@ -219,7 +223,7 @@ fn has_no_nameless_files(error: &io::Error) -> bool {
     )
 }
 
-fn directory(path: &Path) -> &Path {
+pub(crate) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),

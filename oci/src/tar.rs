@@ -137,9 +137,9 @@ impl<R: Read> Tar<R> {
         }
     }
 
-    /// How far it was read.
-    pub(crate) fn offset(&self) -> u64 {
-        self.offset
+    /// What the bytes come from, to be asked how far it is.
+    pub(crate) fn source(&self) -> &R {
+        &self.source
     }
 
     /// What the bytes come from.
@@ -226,7 +226,11 @@ impl<R: Read> Tar<R> {
         // One byte more ends it.
         let max = MAX_PATH_LEN_BYTES as u64 + 1;
         let mut text = self.read_all(at, len_bytes, "a long path", max)?;
-        text.truncate(text.iter().position(|byte| *byte == 0).unwrap_or(text.len()));
+        text.truncate(
+            text.iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(text.len()),
+        );
         Ok(text)
     }
 
@@ -313,7 +317,9 @@ impl<R: Read> Tar<R> {
 
 impl<R: Read> Read for Tar<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let len = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buf.len());
         let read = self.source.read(&mut buf[..len])?;
         self.left -= read as u64;
         self.offset += read as u64;

@@ -29,7 +29,10 @@ impl FileSystem {
         }
         let mut extents = Vec::new();
         let mut piece = std::mem::take(&mut self.piece);
-        let mut segments = segments.iter().filter(|segment| !segment.is_empty()).peekable();
+        let mut segments = segments
+            .iter()
+            .filter(|segment| !segment.is_empty())
+            .peekable();
         let mut start = 0;
         while let Some(segment) = segments.peek() {
             // Between segments there is nothing to do; pieces begin where units do.
@@ -69,7 +72,9 @@ impl FileSystem {
             let zeroes: usize = zeroes.map(<[u8]>::len).sum();
             logical += blocks(zeroes);
             rest = &rest[zeroes..];
-            let data = rest.chunks(UNIT_LEN_BYTES).take_while(|unit| !is_zero(unit));
+            let data = rest
+                .chunks(UNIT_LEN_BYTES)
+                .take_while(|unit| !is_zero(unit));
             let data: usize = data.map(<[u8]>::len).sum();
             let (mut bytes, behind) = rest.split_at(data);
             while !bytes.is_empty() {

@@ -42,13 +42,17 @@ pub enum Ext4Error {
         size_bytes: u64,
     },
     /// An empty or endless name, or one that cannot be a name.
-    #[error("{len_bytes} bytes are no file name: 1 to {MAX_NAME_LEN_BYTES}, without slash and NUL, and not . or ..")]
+    #[error(
+        "{len_bytes} bytes are no file name: 1 to {MAX_NAME_LEN_BYTES}, without slash and NUL, and not . or .."
+    )]
     Name {
         /// Its length.
         len_bytes: usize,
     },
     /// An empty or endless target of a symbolic link.
-    #[error("a symbolic link to a path of {len_bytes} bytes: 1 to {MAX_TARGET_LEN_BYTES} are possible, without NUL")]
+    #[error(
+        "a symbolic link to a path of {len_bytes} bytes: 1 to {MAX_TARGET_LEN_BYTES} are possible, without NUL"
+    )]
     Target {
         /// Length of the target.
         len_bytes: usize,

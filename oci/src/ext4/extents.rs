@@ -141,10 +141,22 @@ mod tests {
 
     #[test]
     fn trees_have_the_blocks_they_were_said_to_need() {
-        for (extents, blocks) in [(0, 0), (4, 0), (5, 1), (340, 1), (341, 2), (1360, 4), (1361, 6)] {
+        for (extents, blocks) in [
+            (0, 0),
+            (4, 0),
+            (5, 1),
+            (340, 1),
+            (341, 2),
+            (1360, 4),
+            (1361, 6),
+        ] {
             assert_eq!(tree_blocks(extents), blocks, "{extents}");
             let list: Vec<_> = (0..u32::try_from(extents).unwrap())
-                .map(|at| Extent { logical: 2 * at, physical: 1000 + 3 * at, len: 1 })
+                .map(|at| Extent {
+                    logical: 2 * at,
+                    physical: 1000 + 3 * at,
+                    len: 1,
+                })
                 .collect();
             let places: Vec<u32> = (0..u32::try_from(blocks).unwrap()).collect();
             let (root, nodes) = tree(&list, &places);

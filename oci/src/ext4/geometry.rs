@@ -186,8 +186,27 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_in_any_size() {
-        let sizes = [2, 5, 64, 127, 128, 129, 500, 511, 512, 1024, 2049, 65536, 65540, 2 << 20];
-        for size in sizes.map(|mib: u64| mib << 20).into_iter().chain([(2 << 30) + 4096 * 60]) {
+        let sizes = [
+            2,
+            5,
+            64,
+            127,
+            128,
+            129,
+            500,
+            511,
+            512,
+            1024,
+            2049,
+            65536,
+            65540,
+            2 << 20,
+        ];
+        for size in sizes
+            .map(|mib: u64| mib << 20)
+            .into_iter()
+            .chain([(2 << 30) + 4096 * 60])
+        {
             let geometry = Geometry::new(size).unwrap();
             let mut parts = Vec::new();
             for group in 0..geometry.groups {
@@ -207,15 +226,28 @@ mod tests {
                 assert!(pair[0].end <= pair[1].start, "{size}: {pair:?}");
             }
             let last = parts.last().unwrap();
-            assert!(last.end + MIN_DATA_BLOCKS <= geometry.blocks, "{size}: {last:?}");
+            assert!(
+                last.end + MIN_DATA_BLOCKS <= geometry.blocks,
+                "{size}: {last:?}"
+            );
             assert!(geometry.group(geometry.groups - 1).len() as u32 >= MIN_DATA_BLOCKS);
         }
     }
 
     #[test]
     fn sizes_outside_the_limits_are_refused() {
-        for size in [0, 4096, (2 << 20) - 4096, (64 << 20) + 512, (2 << 40) + 4096, u64::MAX] {
-            assert!(matches!(Geometry::new(size), Err(Ext4Error::Size { .. })), "{size}");
+        for size in [
+            0,
+            4096,
+            (2 << 20) - 4096,
+            (64 << 20) + 512,
+            (2 << 40) + 4096,
+            u64::MAX,
+        ] {
+            assert!(
+                matches!(Geometry::new(size), Err(Ext4Error::Size { .. })),
+                "{size}"
+            );
         }
     }
 }

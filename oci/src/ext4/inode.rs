@@ -196,7 +196,11 @@ impl Inode {
         put_u32(&mut buf, 4, size);
         put_u32(&mut buf, 108, size_high);
         put_u16(&mut buf, 26, self.link_count());
-        let blocks: u64 = self.blocks().iter().map(|extent| u64::from(extent.len)).sum();
+        let blocks: u64 = self
+            .blocks()
+            .iter()
+            .map(|extent| u64::from(extent.len))
+            .sum();
         let (sectors, sectors_high) = long_halves(blocks * SECTORS_PER_BLOCK);
         put_u32(&mut buf, 28, sectors);
         put_u16(&mut buf, 116, halves(sectors_high).0);

@@ -47,8 +47,8 @@ pub use geometry::{MAX_SIZE_BYTES, MIN_SIZE_BYTES};
 pub(crate) use inode::{Attributes, Time};
 pub use inode::{MAX_DEVICE, MAX_LINKS, MAX_TARGET_LEN_BYTES};
 pub(crate) use tree::{Found, Shape};
-pub use xattr::{MAX_XATTR_NAME_LEN_BYTES, XattrError};
 pub(crate) use xattr::Xattr;
+pub use xattr::{MAX_XATTR_NAME_LEN_BYTES, XattrError};
 
 /// Most files, directories and links: a bound for memory (about a GiB), far beyond any image that is used.
 pub const MAX_INODES: u32 = 4 << 20;

@@ -7,13 +7,25 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 fn fsck(system: &FileSystem) {
-    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(system.file()));
-    let Ok(output) = Command::new("/usr/sbin/e2fsck").args(["-f", "-n"]).arg(path).output() else {
+    let path = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        std::os::fd::AsRawFd::as_raw_fd(system.file())
+    );
+    let Ok(output) = Command::new("/usr/sbin/e2fsck")
+        .args(["-f", "-n"])
+        .arg(path)
+        .output()
+    else {
         eprintln!("SKIPPED: no e2fsck");
         return;
     };
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn empty(size: u64) -> FileSystem {
@@ -26,7 +38,17 @@ fn empty(size: u64) -> FileSystem {
 
 #[test]
 fn empty_file_systems_of_all_sizes_are_sound() {
-    for size in [2 * MIB, 5 * MIB, 64 * MIB, 128 * MIB, 129 * MIB, 600 * MIB, 2100 * MIB, (4 << 30) + 4096 * 77, 20 << 30] {
+    for size in [
+        2 * MIB,
+        5 * MIB,
+        64 * MIB,
+        128 * MIB,
+        129 * MIB,
+        600 * MIB,
+        2100 * MIB,
+        (4 << 30) + 4096 * 77,
+        20 << 30,
+    ] {
         empty(size);
     }
 }

@@ -74,9 +74,10 @@ impl FileSystem {
         len_bytes: u64,
         segments: &[Range<u64>],
         source: &mut dyn Read,
-    ) -> Result<u32, Ext4Error> {
+    ) -> Result<(), Ext4Error> {
         let extents = self.store(len_bytes, segments, source)?;
-        self.make(parent, name, Kind::File { len_bytes, extents }, attributes)
+        self.make(parent, name, Kind::File { len_bytes, extents }, attributes)?;
+        Ok(())
     }
 
     pub(crate) fn make_symlink(
@@ -85,7 +86,7 @@ impl FileSystem {
         name: &[u8],
         attributes: Attributes,
         target: &[u8],
-    ) -> Result<u32, Ext4Error> {
+    ) -> Result<(), Ext4Error> {
         let len_bytes = target.len();
         if !(1..=MAX_TARGET_LEN_BYTES).contains(&len_bytes) || target.contains(&0) {
             return Err(Ext4Error::Target { len_bytes });
@@ -99,7 +100,8 @@ impl FileSystem {
             permissions: 0o777,
             ..attributes
         };
-        self.make(parent, name, kind, attributes)
+        self.make(parent, name, kind, attributes)?;
+        Ok(())
     }
 
     pub(crate) fn make_device(
@@ -109,7 +111,7 @@ impl FileSystem {
         attributes: Attributes,
         is_block: bool,
         (major, minor): (u32, u32),
-    ) -> Result<u32, Ext4Error> {
+    ) -> Result<(), Ext4Error> {
         if major > MAX_DEVICE.0 || minor > MAX_DEVICE.1 {
             return Err(Ext4Error::Device { major, minor });
         }
@@ -118,7 +120,8 @@ impl FileSystem {
             major,
             minor,
         };
-        self.make(parent, name, kind, attributes)
+        self.make(parent, name, kind, attributes)?;
+        Ok(())
     }
 
     pub(crate) fn make_fifo(
@@ -126,8 +129,9 @@ impl FileSystem {
         parent: u32,
         name: &[u8],
         attributes: Attributes,
-    ) -> Result<u32, Ext4Error> {
-        self.make(parent, name, Kind::Fifo, attributes)
+    ) -> Result<(), Ext4Error> {
+        self.make(parent, name, Kind::Fifo, attributes)?;
+        Ok(())
     }
 
     /// Gives a file one more name.
@@ -186,7 +190,11 @@ impl FileSystem {
             };
             match self.directory(entry.inode) {
                 Some(directory) => {
-                    names.extend(directory.iter().map(|(name, _)| (entry.inode, name.to_vec())));
+                    names.extend(
+                        directory
+                            .iter()
+                            .map(|(name, _)| (entry.inode, name.to_vec())),
+                    );
                     directories.push(entry.inode);
                 }
                 None => self.drop_link(entry.inode),

@@ -88,11 +88,6 @@ impl Xattr {
         }
     }
 
-    /// Whether both have the same name.
-    pub(crate) fn same_name(&self, other: &Self) -> bool {
-        (self.index, &self.name) == (other.index, &other.name)
-    }
-
     fn entry_len(&self) -> usize {
         (ENTRY_LEN + self.name.len()).next_multiple_of(4)
     }
@@ -103,9 +98,10 @@ impl Xattr {
 
     /// What the kernel computes over name and value.
     fn hash(&self) -> u32 {
-        let name = self.name.iter().fold(0_u32, |hash, byte| {
-            hash.rotate_left(5) ^ u32::from(*byte)
-        });
+        let name = self
+            .name
+            .iter()
+            .fold(0_u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));
         let words = self.value.chunks(4).map(|chunk| {
             let mut word = [0; 4];
             word[..chunk.len()].copy_from_slice(chunk);
@@ -207,12 +203,23 @@ mod tests {
     fn names_are_kept_as_prefix_and_rest() {
         let xattr = Xattr::new(b"security.capability", b"x").unwrap();
         assert_eq!((xattr.index, &*xattr.name), (6, &b"capability"[..]));
-        for name in [&b"com.apple.provenance"[..], b"system.nfs4_acl", b"user", b""] {
+        for name in [
+            &b"com.apple.provenance"[..],
+            b"system.nfs4_acl",
+            b"user",
+            b"",
+        ] {
             assert_eq!(Xattr::new(name, b""), Err(XattrError::Prefix));
         }
-        assert_eq!(Xattr::new(b"user.", b""), Err(XattrError::NameLength { len_bytes: 0 }));
+        assert_eq!(
+            Xattr::new(b"user.", b""),
+            Err(XattrError::NameLength { len_bytes: 0 })
+        );
         let long = [b"user.".as_slice(), &[b'x'; 251]].concat();
-        assert_eq!(Xattr::new(&long, b""), Err(XattrError::NameLength { len_bytes: 256 }));
+        assert_eq!(
+            Xattr::new(&long, b""),
+            Err(XattrError::NameLength { len_bytes: 256 })
+        );
     }
 
     #[test]
@@ -224,10 +231,17 @@ mod tests {
             &[32, 0, 4, 0, 255, 255, 255, 255],
         ]
         .concat();
-        let stored = [1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 232, 3, 0, 0, 32, 0, 4, 0];
+        let stored = [
+            1, 0, 0, 0, 1, 0, 7, 0, 2, 0, 5, 0, 232, 3, 0, 0, 32, 0, 4, 0,
+        ];
         let xattr = Xattr::new(b"system.posix_acl_access", &acl).unwrap();
         assert_eq!(*xattr.value, stored);
-        for bad in [&acl[..acl.len() - 1], &acl[1..], &[], &[2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]] {
+        for bad in [
+            &acl[..acl.len() - 1],
+            &acl[1..],
+            &[],
+            &[2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0],
+        ] {
             let refused = Xattr::new(b"system.posix_acl_default", bad);
             assert_eq!(refused, Err(XattrError::Acl), "{bad:?}");
         }

@@ -119,7 +119,10 @@ impl<'a> Header<'a> {
     }
 
     pub(super) fn device(&self) -> Result<(u32, u32), TarError> {
-        Ok((self.unsigned(MAJOR, "devmajor")?, self.unsigned(MINOR, "devminor")?))
+        Ok((
+            self.unsigned(MAJOR, "devmajor")?,
+            self.unsigned(MINOR, "devminor")?,
+        ))
     }
 
     fn unsigned<T: TryFrom<i64>>(
@@ -187,9 +190,15 @@ mod tests {
             (b"17 17  \0", None),
             (b"-1     \0", None),
             (b"\x80\0\0\0\0\0\x01\x02", Some(258)),
-            (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),
+            (
+                b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe",
+                Some(-2),
+            ),
             (b"\x80\0\0\0\x80\0\0\0\0\0\0\0", None),
-            (b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", Some(i64::MAX)),
+            (
+                b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff",
+                Some(i64::MAX),
+            ),
         ] {
             assert_eq!(number(field), expected, "{field:?}");
         }

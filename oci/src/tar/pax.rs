@@ -27,7 +27,9 @@ impl Records {
             let (record, rest) = text
                 .split_at_checked(len)
                 .ok_or(bad("a record is longer than the header"))?;
-            let body = record.get(space + 1..).and_then(|body| body.strip_suffix(b"\n"));
+            let body = record
+                .get(space + 1..)
+                .and_then(|body| body.strip_suffix(b"\n"));
             let body = body.ok_or(bad("a record does not end with its line"))?;
             let equals = body.iter().position(|byte| *byte == b'=');
             let (key, value) = body.split_at(equals.ok_or(bad("a record has no value"))?);
@@ -52,11 +54,7 @@ impl Records {
         self.values.get(key.as_bytes()).map(Vec::as_slice)
     }
 
-    pub(super) fn number(
-        &self,
-        key: &'static str,
-        offset: u64,
-    ) -> Result<Option<u64>, TarError> {
+    pub(super) fn number(&self, key: &'static str, offset: u64) -> Result<Option<u64>, TarError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };

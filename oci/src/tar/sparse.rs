@@ -180,7 +180,10 @@ mod tests {
                 other => panic!("{other}"),
             })
         };
-        assert_eq!(map(&[0, 10, 20, 5, 30, 0], 30, 15).unwrap(), [0..10, 20..25, 30..30]);
+        assert_eq!(
+            map(&[0, 10, 20, 5, 30, 0], 30, 15).unwrap(),
+            [0..10, 20..25, 30..30]
+        );
         assert_eq!(map(&[], 30, 0).unwrap(), []);
         for (numbers, what) in [
             (&[0, 10, 20][..], "it is not made of pairs of numbers"),
