@@ -187,9 +187,13 @@ fn apply_whiteout(
     if matches!(hidden, b"" | b"." | b"..") {
         return Err(MemberError::Whiteout);
     }
-    let way = Way::follow(system, directories)?;
-    // Where a directory is missing, there is nothing to hide.
-    let Some(directory) = way.existing() else {
+    // Where a directory is missing, or something else stands in its place, there is nothing to hide.
+    let directory = match Way::follow(system, directories) {
+        Ok(way) => way.existing(),
+        Err(MemberError::NotADirectory { .. }) => None,
+        Err(other) => return Err(other),
+    };
+    let Some(directory) = directory else {
         return Ok(());
     };
     if name == OPAQUE {

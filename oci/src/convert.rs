@@ -491,6 +491,8 @@ fn history(source: &[Value]) -> Vec<Value> {
         return Vec::new();
     }
     let base = json!({
+        // Some tools want one for every step.
+        "created": "1970-01-01T00:00:00Z",
         "created_by": "vbd oci convert",
         "comment": "the empty file system below all layers",
     });

@@ -296,22 +296,28 @@ impl<R: Read> Tar<R> {
         Ok((block != [0; BLOCK_LEN]).then_some(block))
     }
 
-    /// Passes over what is left of the member.
+    /// Passes over what is left of the member. What pads it may be missing at the end: some builders forget it, and
+    /// container runtimes do not mind.
     fn skip_rest(&mut self) -> Result<(), TarError> {
-        let len_bytes = self.left.saturating_add(self.padding);
-        (self.left, self.padding) = (0, 0);
+        let wanted = std::mem::take(&mut self.left);
+        if self.skip(wanted)? < wanted {
+            return Err(TarError::Read {
+                offset: self.offset,
+                source: io::ErrorKind::UnexpectedEof.into(),
+            });
+        }
+        let padding = std::mem::take(&mut self.padding);
+        self.skip(padding)?;
+        Ok(())
+    }
+
+    fn skip(&mut self, len_bytes: u64) -> Result<u64, TarError> {
         let offset = self.offset;
         let mut rest = (&mut self.source).take(len_bytes);
         let skipped = io::copy(&mut rest, &mut io::sink())
             .map_err(|source| TarError::Read { offset, source })?;
         self.offset = offset.saturating_add(skipped);
-        match skipped == len_bytes {
-            true => Ok(()),
-            false => Err(TarError::Read {
-                offset: self.offset,
-                source: io::ErrorKind::UnexpectedEof.into(),
-            }),
-        }
+        Ok(skipped)
     }
 }
 

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn values_hold_any_byte_and_the_last_one_counts() {
-        let records = Records::parse(b"10 path=a\n13 path=\xff=\n\n\n18 SCHILY.xattr.u=\n", 0);
+        let records = Records::parse(b"10 path=a\n13 path=\xff=\n\n\n19 SCHILY.xattr.u=\n", 0);
         let records = records.unwrap();
         assert_eq!(records.path().unwrap(), b"\xff=\n\n");
         assert_eq!(records.xattrs(), [(b"u".to_vec(), b"".to_vec())]);
