@@ -208,7 +208,7 @@ impl<R: Read> Tar<R> {
             },
             xattrs: pax.xattrs(),
             len_bytes: stored,
-            segments: Vec::from([0..stored]),
+            segments: std::iter::once(0..stored).collect(),
         };
         if kind == MemberKind::File {
             self.read_sparse_map(header, &pax, &mut member)?;
