@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::shown::ShownText;
 
@@ -25,8 +25,19 @@ const LAYER_FILE_NAMES: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.s
 pub struct ImageConfig {
     /// Paths of the layers, lowest first.
     pub layers: Vec<PathBuf>,
+    /// What is stated about the blobs of these layers, in the same order.
+    pub stated: Vec<StatedBlob>,
     /// Keys that were present and have no effect here, worth a line in a log.
     pub notes: Vec<String>,
+}
+
+/// What a configuration states about the blob of a layer. Nothing here checks it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatedBlob {
+    /// `sha256:` and 64 hexadecimal digits, by custom; any text is possible.
+    pub digest: Option<String>,
+    /// Length of the blob in bytes.
+    pub size_bytes: Option<u64>,
 }
 
 /// Why an image configuration cannot be used.
@@ -114,6 +125,9 @@ struct RawLower {
     dir: Option<String>,
     #[serde(default)]
     digest: Option<String>,
+    /// Whatever stands there, for nothing depends on it.
+    #[serde(default)]
+    size: serde_json::Value,
     #[serde(default)]
     target_file: Option<String>,
     #[serde(default)]
@@ -192,13 +206,18 @@ impl ImageConfig {
         if lowers.is_empty() {
             return Err(ConfigError::NoLayers);
         }
+        let stated = lowers.iter().map(stated).collect();
         let locate = |(position, lower)| locate_layer(position, lower, base);
         let layers = lowers
             .into_iter()
             .enumerate()
             .map(locate)
             .collect::<Result<_, _>>()?;
-        Ok(Self { layers, notes })
+        Ok(Self {
+            layers,
+            stated,
+            notes,
+        })
     }
 }
 
@@ -223,9 +242,59 @@ fn demand_objects(text: &[u8]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// A layer as [`config_text`] writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigLayer {
+    /// Path of its file. Relative ones count from the directory of the configuration, for readers like this one; the
+    /// reference knows only absolute ones.
+    pub file: String,
+    /// What to state about it.
+    pub stated: StatedBlob,
+}
+
+/// A configuration for layers that are local files, lowest first: as [`ImageConfig::parse`] and the readers of other
+/// makes take it.
+#[must_use]
+pub fn config_text(layers: &[ConfigLayer]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Written<'a> {
+        repo_blob_url: &'a str,
+        lowers: Vec<WrittenLower<'a>>,
+    }
+    #[derive(Serialize)]
+    struct WrittenLower<'a> {
+        file: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        digest: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    }
+    let lowers = layers.iter().map(|layer| WrittenLower {
+        file: &layer.file,
+        digest: layer.stated.digest.as_deref(),
+        size: layer.stated.size_bytes,
+    });
+    let written = Written {
+        repo_blob_url: "",
+        lowers: lowers.collect(),
+    };
+    // Texts and numbers always have a form in JSON.
+    let text = serde_json::to_string_pretty(&written).unwrap_or_default();
+    format!("{text}\n")
+}
+
 /// A string that is present and not empty; writers of this file use both ways to say "none".
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
+}
+
+/// Writers that know no size leave it out or write 0.
+fn stated(lower: &RawLower) -> StatedBlob {
+    StatedBlob {
+        digest: given(lower.digest.clone()),
+        size_bytes: lower.size.as_u64().filter(|size| *size > 0),
+    }
 }
 
 fn locate_layer(position: usize, lower: RawLower, base: &Path) -> Result<PathBuf, ConfigError> {
@@ -277,6 +346,42 @@ fn locate_layer(position: usize, lower: RawLower, base: &Path) -> Result<PathBuf
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_stated_is_kept_in_order_and_odd_sizes_are_passed_over() {
+        let config = parse(
+            r#"{"lowers":[{"file":"/a","digest":"sha256:00","size":7},{"file":"/b","digest":"","size":0},
+                          {"file":"/c","size":"7"},{"file":"/d","size":-7}]}"#,
+        );
+        let stated = config.unwrap().stated;
+        assert_eq!(stated[0].digest.as_deref(), Some("sha256:00"));
+        assert_eq!(stated[0].size_bytes, Some(7));
+        assert_eq!(stated[1..], vec![StatedBlob::default(); 3]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let layer = |file: &str, digest: Option<&str>, size_bytes| ConfigLayer {
+            file: file.to_owned(),
+            stated: StatedBlob {
+                digest: digest.map(str::to_owned),
+                size_bytes,
+            },
+        };
+        let layers = [
+            layer("/a/\"b\" c", None, None),
+            layer("rel", Some("sha256:00"), Some(7)),
+        ];
+        let text = config_text(&layers);
+        let config = parse(&text).unwrap();
+        assert_eq!(
+            config.layers,
+            [Path::new("/a/\"b\" c"), Path::new("/images/rel")]
+        );
+        assert_eq!(config.stated[1], layers[1].stated);
+        assert!(config.notes.is_empty());
+        assert!(text.starts_with("{\n  \"repoBlobUrl\": \"\",") && text.ends_with("}\n"));
+    }
 
     fn parse(json: &str) -> Result<ImageConfig, ConfigError> {
         ImageConfig::parse(json.as_bytes(), Path::new("/images"))

@@ -35,11 +35,11 @@ mod reader;
 mod shown;
 mod source;
 
-pub use config::{ConfigError, ImageConfig};
+pub use config::{ConfigError, ConfigLayer, ImageConfig, StatedBlob, config_text};
 pub use decode::Decoder;
 pub use error::{LayerError, OpenError};
 pub use open::{Image, MAX_RECORDS};
 pub use plan::{MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
 pub use reader::{ReadFailure, Reader};
 pub use shown::Shown;
-pub use source::{Bytes, Packing, Source};
+pub use source::{Bytes, Packing, Source, TarForm};

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use blob::{FileBlob, Window};
-use lsmt::{Disk, Layer};
+use lsmt::Disk;
 use zfile::ZFile;
 
 use crate::cache::BlockCache;
 use crate::error::{LayerError, OpenError};
-use crate::probe;
 use crate::shown::Shown;
 use crate::source::{Bytes, Source};
 
@@ -73,8 +72,8 @@ impl Image {
         let mut record_count = 0_usize;
         for (ordinal, (path, bytes)) in blobs.enumerate() {
             let layer = bytes
-                .and_then(probe::unwrap)
-                .and_then(|source| Layer::open(source).map_err(LayerError::Lsmt))
+                .and_then(Source::from_blob)
+                .and_then(Source::into_layer)
                 .map_err(|source| OpenError::Layer {
                     ordinal,
                     path: path.clone(),
@@ -118,10 +117,7 @@ impl Image {
 
     /// The ZFile that a layer is in, if it is in one.
     pub(crate) fn zfile(&self, ordinal: usize) -> Option<&ZFile<Window<Bytes>>> {
-        match self.disk.layers().get(ordinal)?.source() {
-            Source::Plain(_) => None,
-            Source::Compressed(zfile) => Some(zfile),
-        }
+        self.disk.layers().get(ordinal)?.source().zfile()
     }
 
     /// The merged disk.

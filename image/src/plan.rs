@@ -197,10 +197,7 @@ impl Image {
     /// The blob of a layer, or the part of it that is not a tar header: what the ranges of a [`Step`] count in.
     #[must_use]
     pub fn stored(&self, ordinal: usize) -> Option<&Window<Bytes>> {
-        match self.disk().layers().get(ordinal)?.source() {
-            Source::Plain(window) => Some(window),
-            Source::Compressed(zfile) => Some(zfile.source()),
-        }
+        Some(self.disk().layers().get(ordinal)?.source().stored())
     }
 
     /// Reads stored bytes of a layer, however long that takes.

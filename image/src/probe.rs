@@ -7,6 +7,7 @@
 
 use blob::tar;
 use blob::{ReadAt, Window};
+use lsmt::Layer;
 use zfile::ZFile;
 
 use crate::error::LayerError;
@@ -23,7 +24,7 @@ enum Kind {
     Unknown,
 }
 
-/// Finds the LSMT stream inside a blob.
+/// Takes off what is around the LSMT stream. Of a ZFile, only the metadata is looked at.
 pub(crate) fn unwrap(bytes: Bytes) -> Result<Source, LayerError> {
     if bytes.len_bytes() == 0 {
         return Err(LayerError::Empty);
@@ -61,25 +62,39 @@ fn unpack(
         Kind::Lsmt => Ok(Source::Plain(window)),
         Kind::ZFile => {
             let zfile = ZFile::open(window).map_err(LayerError::ZFile)?;
-            let source = Source::Compressed(Box::new(zfile));
-            let (kind, head) = kind_of(&source)?;
-            match kind {
-                Kind::ZFile => Err(LayerError::Nested {
-                    inner: "a ZFile",
-                    outer: "a ZFile",
-                }),
-                Kind::Tar => Err(LayerError::Nested {
-                    inner: "a tar file",
-                    outer: "a ZFile",
-                }),
-                Kind::Lsmt => Ok(source),
-                Kind::Unknown => Err(LayerError::NotALayer {
-                    found: format!("{} at the start of the ZFile's content", describe(&head)),
-                }),
-            }
+            Ok(Source::Compressed(Box::new(zfile)))
         }
         Kind::Tar | Kind::Unknown => Err(LayerError::NotALayer {
             found: format!("{} at the start of {place}", describe(head)),
+        }),
+    }
+}
+
+/// Opens the layer inside a source, which is the source itself or a reference to it.
+pub(crate) fn open_layer<S: ReadAt + std::borrow::Borrow<Source>>(
+    source: S,
+) -> Result<Layer<S>, LayerError> {
+    if let Source::Compressed(zfile) = source.borrow() {
+        check_content(zfile)?;
+    }
+    Layer::open(source).map_err(LayerError::Lsmt)
+}
+
+/// What is in a ZFile should be LSMT; anything else is named.
+fn check_content(zfile: &impl ReadAt) -> Result<(), LayerError> {
+    let (kind, head) = kind_of(zfile)?;
+    match kind {
+        Kind::ZFile => Err(LayerError::Nested {
+            inner: "a ZFile",
+            outer: "a ZFile",
+        }),
+        Kind::Tar => Err(LayerError::Nested {
+            inner: "a tar file",
+            outer: "a ZFile",
+        }),
+        Kind::Lsmt => Ok(()),
+        Kind::Unknown => Err(LayerError::NotALayer {
+            found: format!("{} at the start of the ZFile's content", describe(&head)),
         }),
     }
 }

@@ -10,6 +10,7 @@ use crate::format::{MAX_LAYERS, MAX_SEGMENTS, SECTOR_LEN_BYTES};
 use crate::layer::Layer;
 use crate::merge;
 use crate::merged_index::MergedIndex;
+use crate::segment::Segment;
 
 /// A read-only disk: layers laid over each other.
 ///
@@ -84,6 +85,12 @@ impl<S: ReadAt> Disk<S> {
     /// The layers, the lowest first.
     pub fn layers(&self) -> &[Layer<S>] {
         &self.layers
+    }
+
+    /// The merged index: who decides which sectors, in the order of the disk, free of overlap. Sectors of which
+    /// none speaks are holes. Segments that touch are not joined.
+    pub fn segments(&self) -> &[Segment] {
+        self.index.segments()
     }
 
     /// Segments of the merged index.

@@ -123,6 +123,12 @@ impl<S: ReadAt> Layer<S> {
         &self.source
     }
 
+    /// The records that mean something, in the order of the disk, free of overlap. Empty once the layer is part of
+    /// a [`Disk`](crate::Disk), which has merged them.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     /// The index, which the layer no longer has afterwards.
     pub(crate) fn take_segments(&mut self) -> Vec<Segment> {
         std::mem::take(&mut self.segments)

@@ -103,4 +103,5 @@ pub use format::{
 };
 pub use header::{HeaderForm, Kind, Uuid, Warning, probe};
 pub use layer::{Layer, LayerInfo};
+pub use segment::Segment;
 pub use writer::{Writer, WriterOptions};

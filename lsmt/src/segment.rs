@@ -2,6 +2,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::format::{
     LEN_SHIFT, MAPPED_MASK, OFFSET_MASK, RawRecord, SECTOR_LEN_BYTES, TAG_SHIFT, ZEROED_BIT,
@@ -10,10 +11,10 @@ use crate::format::{
 /// A run of disk sectors that one layer decides: by data at one place in it, or by saying "zeroes".
 ///
 /// Packed as records are stored, with the ordinal of the layer (0 = lowest) in place of the tag. A value of this
-/// type holds what [`index`](crate::index) has checked: at least one sector, no end beyond what the format can
-/// express. Sums of its fields therefore stay below 2^56.
+/// type holds what has been checked when its layer was opened: at least one sector, no end beyond what the format
+/// can express. Sums of its fields therefore stay below 2^56.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub struct Segment {
     word0: u64,
     word1: u64,
 }
@@ -21,6 +22,25 @@ pub(crate) struct Segment {
 const _: () = assert!(size_of::<Segment>() == 16);
 
 impl Segment {
+    /// The disk sectors, at least one.
+    #[must_use]
+    pub fn disk_sectors(self) -> Range<u64> {
+        self.first()..self.end()
+    }
+
+    /// Where their data is, in sectors from the start of the layer; `None` when the run reads as zeroes.
+    #[must_use]
+    pub fn layer_sectors(self) -> Option<Range<u64>> {
+        let end = self.mapped().wrapping_add(self.len());
+        (!self.is_zeroed()).then_some(self.mapped()..end)
+    }
+
+    /// Which layer of its disk decides the run; 0 is the lowest. Always 0 before the layer is part of a disk.
+    #[must_use]
+    pub fn layer(self) -> u8 {
+        (self.word1 >> TAG_SHIFT) as u8
+    }
+
     /// From the words of a record, whose tag means nothing. The ordinal is 0.
     pub(crate) fn from_words(word0: u64, word1: u64) -> Self {
         Self {
@@ -71,11 +91,6 @@ impl Segment {
     /// Whether the run reads as zeroes.
     pub(crate) fn is_zeroed(self) -> bool {
         self.word1 & ZEROED_BIT != 0
-    }
-
-    /// Ordinal of the layer.
-    pub(crate) fn layer(self) -> u8 {
-        (self.word1 >> TAG_SHIFT) as u8
     }
 
     /// The same segment, of another layer.

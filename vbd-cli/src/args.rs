@@ -84,13 +84,14 @@ pub(crate) struct PackingArgs {
 /// How a ZFile is written.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ZFileArgs {
-    /// How hard to compress: zstd 1 to 22, by default 3.
+    /// How hard to compress: LZ4 1 to 12, zstd 1 to 22, by default 3. LZ4 has a fast level 1; 2 to 6 look at more and
+    /// more places, from 7 on every block is made as short as they allow.
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) level: Option<i32>,
 
     /// Bytes that are compressed together: 4K, 8K, 16K, 32K or 64K. The kernel reader knows only 4K.
-    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_size)]
-    pub(crate) block_size: u64,
+    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = parse_block_size)]
+    pub(crate) block_size: u32,
 
     /// No checksum behind each block: damage shows only where it does not decode.
     #[arg(long)]
@@ -148,22 +149,39 @@ impl ZFileArgs {
     ///
     /// # Errors
     ///
-    /// When there are no such blocks.
+    /// When there is no such level.
     pub(crate) fn packing(&self, algorithm: zfile::Algorithm) -> anyhow::Result<Packing> {
-        let block_size_bytes =
-            u32::try_from(self.block_size).context("--block-size is at most 64K")?;
         let options = zfile::WriterOptions {
             algorithm,
             level: self.level,
-            block_size_bytes,
+            block_size_bytes: self.block_size,
             verify: !self.no_verify,
             ..zfile::WriterOptions::default()
         };
+        zfile::BlockEncoder::new(&options)?;
         Ok(Packing {
             zfile: Some(options),
             tar: self.tar,
             threads: self.threads,
         })
+    }
+}
+
+/// A choice of compression, where it has to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CodecArg {
+    /// LZ4: every reader has it.
+    Lz4,
+    /// zstd: smaller, slower to read; the kernel reader lacks it.
+    Zstd,
+}
+
+impl From<CodecArg> for zfile::Algorithm {
+    fn from(codec: CodecArg) -> Self {
+        match codec {
+            CodecArg::Lz4 => Self::Lz4,
+            CodecArg::Zstd => Self::Zstd,
+        }
     }
 }
 
@@ -207,6 +225,14 @@ fn parse_uuid(text: &str) -> Result<lsmt::Uuid, String> {
     match <[u8; 36]>::try_from(upper.as_bytes()) {
         Ok(bytes) if bytes.into_iter().enumerate().all(fits) => Ok(lsmt::Uuid::from_text(bytes)),
         _ => Err("expected 8-4-4-4-12 hexadecimal digits".to_owned()),
+    }
+}
+
+/// A length of the content of blocks, in bytes.
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    match parse_size(text)?.try_into() {
+        Ok(size @ (4096 | 8192 | 16_384 | 32_768 | 65_536)) => Ok(size),
+        _ => Err("expected 4K, 8K, 16K, 32K or 64K".to_owned()),
     }
 }
 

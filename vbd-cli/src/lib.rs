@@ -4,7 +4,9 @@
 
 mod args;
 mod command;
+mod repack;
 mod signals;
+mod size;
 mod ui;
 
 use std::process::ExitCode;

@@ -31,6 +31,16 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
+impl Stop {
+    /// The command line asks for what there is not.
+    pub(crate) fn usage(error: anyhow::Error) -> Self {
+        Self {
+            status: 2,
+            error: Some(error),
+        }
+    }
+}
+
 /// Standard output and standard error.
 #[derive(Debug)]
 pub struct Ui {

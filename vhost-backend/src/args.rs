@@ -94,6 +94,10 @@ pub struct Args {
     /// Print what this program can do as JSON (QEMU's backend conventions) and exit.
     #[arg(long)]
     pub print_capabilities: bool,
+
+    /// Print what a shell needs to complete the options of this program, and exit.
+    #[arg(long, value_enum, value_name = "SHELL")]
+    pub print_completions: Option<clap_complete::Shell>,
 }
 
 const AFTER_HELP: &str = "\

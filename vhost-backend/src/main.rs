@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::LevelFilter;
 use vhost_backend::args::{Args, LogFormat, LogLevel};
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
     };
     if args.print_capabilities {
         return print_capabilities();
+    }
+    if let Some(shell) = args.print_completions {
+        return print_completions(shell);
     }
     init_log(args.log_format, args.log_level);
     match run(&args) {
@@ -98,6 +101,15 @@ fn init_log(format: LogFormat, level: LogLevel) {
     match format {
         LogFormat::Text => builder.with_ansi(false).init(),
         LogFormat::Json => builder.json().init(),
+    }
+}
+
+fn print_completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "vbd-vhost", &mut script);
+    match std::io::stdout().write_all(&script) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FailureKind::Environment.exit_status()),
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 
 use blob::ReadError;
 
+use crate::codec::Algorithm;
+
 /// Which of the two copies of the metadata is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -287,9 +289,11 @@ pub enum WriteError {
         /// The block size asked for.
         found: u32,
     },
-    /// zstd has no such level.
-    #[error("zstd level {found}, expected {min} to {max}")]
+    /// The algorithm has no such level.
+    #[error("{algorithm} level {found}, expected {min} to {max}")]
     Level {
+        /// The algorithm.
+        algorithm: Algorithm,
         /// The level asked for.
         found: i32,
         /// Lowest level.
@@ -308,7 +312,7 @@ pub enum WriteError {
     /// A block grew beyond what every known reader reads.
     #[error(
         "block {block} does not compress and takes {payload_bytes} bytes, more than the {max} that all readers \
-         read; use blocks of 32 KiB or less, or allow oversized blocks"
+         read; use blocks of 32 KiB or less"
     )]
     Oversized {
         /// Which block, counted from 0.
@@ -325,6 +329,19 @@ pub enum WriteError {
         what: &'static str,
         /// How much a reader accepts.
         max: u64,
+    },
+    /// A block is not where the format has room for it: only the last one may be short, and none is empty or longer
+    /// than the block size.
+    #[error(
+        "block {block} has {content_bytes} bytes, where only the last may have less than {block_size_bytes}"
+    )]
+    Misplaced {
+        /// Which block, counted from 0.
+        block: u64,
+        /// Bytes of content in it, or in the one before it.
+        content_bytes: usize,
+        /// Bytes of content in a full block.
+        block_size_bytes: u32,
     },
     /// No content was written; a ZFile holds at least one byte.
     #[error("a ZFile without content cannot be read by anyone")]

@@ -32,6 +32,13 @@ impl fmt::Debug for JumpTable {
 }
 
 impl JumpTable {
+    /// Memory taken, in bytes.
+    pub(crate) fn len_bytes(&self) -> usize {
+        let groups = self.groups.capacity().saturating_mul(size_of::<u64>());
+        let offsets = self.offsets.capacity().saturating_mul(size_of::<u32>());
+        groups.saturating_add(offsets)
+    }
+
     /// The bytes `start..end` of the stored blocks `blocks`, which may be none.
     ///
     /// `None` when there are no such blocks.

@@ -13,6 +13,9 @@
 //! and decodes them. [`ZFile::read_exact_at_with`] does all three with buffers that the thread keeps, and
 //! [`ReadAt`](blob::ReadAt) with buffers of its own.
 //!
+//! Writing is two: a [`BlockEncoder`] makes stored bytes of the content of a block, an [`Assembler`] makes a file of
+//! stored blocks. A [`Writer`] does one after the other.
+//!
 //! What this crate promises: a read gives the bytes that were compressed or an error; every length and position
 //! of the file is checked against the length of the source before it is used; a block must decode to exactly
 //! the length that its place in the content demands; memory in use depends on the number of blocks that the
@@ -40,6 +43,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod assembler;
+mod block_encoder;
 mod checksum;
 mod codec;
 mod error;
@@ -50,6 +55,8 @@ mod open;
 mod reader;
 mod writer;
 
+pub use assembler::Assembler;
+pub use block_encoder::BlockEncoder;
 pub use checksum::raw_crc32c;
 pub use codec::Algorithm;
 pub use error::{

@@ -39,13 +39,13 @@ pub(crate) fn open(source: &impl ReadAt) -> Result<(Info, JumpTable), OpenError>
     check_len(source, FILE_LEN_MIN_BYTES)?;
     let header = read_metadata(source, 0, Place::Header)?;
     if !header.claims_overwritten() {
-        return open_by_trailer(source, Vec::new());
+        return open_by_trailer(source, &header, Vec::new());
     }
     match open_by_header(source, &header) {
         Err(error) if !matches!(error, OpenError::Read(_)) && !header.has_digest() => {
             // Without a digest the claim may be a garbage bit. A trailer that fits settles it; where there is
             // none, what is wrong with the header is the better thing to report.
-            match open_by_trailer(source, vec![Warning::HeaderImplausible]) {
+            match open_by_trailer(source, &header, vec![Warning::HeaderImplausible]) {
                 Err(
                     OpenError::Corrupt(_) | OpenError::Unsupported(_) | OpenError::Limit { .. },
                 ) => Err(error),
@@ -66,11 +66,16 @@ fn open_by_header(source: &impl ReadAt, header: &Metadata) -> Result<(Info, Jump
 
 fn open_by_trailer(
     source: &impl ReadAt,
-    warnings: Vec<Warning>,
+    header: &Metadata,
+    mut warnings: Vec<Warning>,
 ) -> Result<(Info, JumpTable), OpenError> {
     check_len(source, FILE_LEN_MIN_BYTES.saturating_add(TRAILER_LEN_BYTES))?;
     let trailer_offset = source.len_bytes().saturating_sub(TRAILER_LEN_BYTES);
     let trailer = read_metadata(source, trailer_offset, Place::Trailer)?;
+    if trailer.has_digest() != header.has_digest() {
+        // One program writes both. A digest that is in one of them only has lost the bit that vouches for the rest.
+        warnings.push(Warning::TrailerDiffers { field: "flags" });
+    }
     let geometry = Geometry::check(&trailer, trailer_offset)?;
     let table = read_table(source, &geometry)?;
     Ok((info(&geometry, Place::Trailer, warnings), table))

@@ -102,6 +102,11 @@ impl<S: ReadAt> ZFile<S> {
         &self.info
     }
 
+    /// Memory that the jump table takes, in bytes.
+    pub fn index_len_bytes(&self) -> usize {
+        self.table.len_bytes()
+    }
+
     /// The source, in which offsets count stored bytes.
     pub fn source(&self) -> &S {
         &self.source

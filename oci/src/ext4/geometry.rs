@@ -230,7 +230,7 @@ mod tests {
                 last.end + MIN_DATA_BLOCKS <= geometry.blocks,
                 "{size}: {last:?}"
             );
-            assert!(geometry.group(geometry.groups - 1).len() as u32 >= MIN_DATA_BLOCKS);
+            assert!(geometry.group(geometry.groups - 1).len() >= MIN_DATA_BLOCKS as usize);
         }
     }
 

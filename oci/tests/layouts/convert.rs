@@ -115,10 +115,19 @@ fn sparse_looking() -> Bytes {
 
 /// Everything that can be in a layer.
 fn everything() -> Vec<(Vec<Entry>, Wrap)> {
+    vec![
+        (first(), Wrap::Gzip),
+        (second(), Wrap::Zstd),
+        (third(), Wrap::Plain),
+        (Vec::new(), Wrap::Gzip),
+    ]
+}
+
+fn first() -> Vec<Entry> {
     let long = "n".repeat(255);
     let target = "t/".repeat(200);
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let first = vec![
+    vec![
         dir("").mode(0o711).owner(7, 8).time(5, 0),
         dir("bin"),
         file("bin/tool", noise(2, 123_456))
@@ -166,8 +175,11 @@ fn everything() -> Vec<(Vec<Entry>, Wrap)> {
         file("kept/1", "1"),
         dir("lib"),
         file("lib/so", "so"),
-    ];
-    let second = vec![
+    ]
+}
+
+fn second() -> Vec<Entry> {
+    vec![
         whiteout("removed"),
         opaque("opaque"),
         dir("opaque").mode(0o700),
@@ -196,8 +208,11 @@ fn everything() -> Vec<(Vec<Entry>, Wrap)> {
         file("link-around/around", "lands in lib").at("lib/around"),
         symlink("dangling", "made/on/the/way"),
         file("dangling/file", "x").at("made/on/the/way/file"),
-    ];
-    let third = vec![
+    ]
+}
+
+fn third() -> Vec<Entry> {
+    vec![
         whiteout("bin/tool"),
         whiteout("bin/tool2"),
         file("removed", "is back"),
@@ -206,12 +221,6 @@ fn everything() -> Vec<(Vec<Entry>, Wrap)> {
         dir("kept"),
         file("kept/2", "2"),
         dir("").mode(0o755).time(9, 0),
-    ];
-    vec![
-        (first, Wrap::Gzip),
-        (second, Wrap::Zstd),
-        (third, Wrap::Plain),
-        (Vec::new(), Wrap::Gzip),
     ]
 }
 

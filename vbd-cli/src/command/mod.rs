@@ -1,7 +1,13 @@
 //! The commands, a room each.
 
 mod completions;
+mod compress;
+mod config;
+mod decompress;
+mod info;
+mod manual;
 mod oci;
+mod verify;
 
 use clap::Subcommand;
 
@@ -10,10 +16,22 @@ use crate::ui::{Stop, Ui};
 /// What `vbd` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Look at layers, and at the disk they make.
+    Info(info::Info),
+    /// Check layers to their last byte.
+    Verify(verify::Verify),
+    /// Store a layer compressed.
+    Compress(compress::Compress),
+    /// Store a layer as it is.
+    Decompress(decompress::Decompress),
     /// Convert and inspect OCI image layouts.
     Oci(oci::Oci),
+    /// Write and check image configurations.
+    Config(config::Config),
     /// Print shell completions.
     Completions(completions::Completions),
+    /// Write manual pages.
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -24,8 +42,14 @@ impl Command {
     /// When it cannot be done.
     pub fn run(self, ui: &Ui) -> Result<(), Stop> {
         match self {
+            Self::Info(command) => command.run(ui),
+            Self::Verify(command) => command.run(ui),
+            Self::Compress(command) => command.run(ui),
+            Self::Decompress(command) => command.run(ui),
             Self::Oci(command) => command.run(ui),
+            Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
+            Self::Manual(command) => Ok(command.run(ui)?),
         }
     }
 }

@@ -733,6 +733,18 @@ fn guest_cannot_flood_the_log() {
 }
 
 #[test]
+fn completions_know_the_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["--print-completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        let script = text(&output.stdout);
+        for option in ["socket", "layers", "config", "poll-us", "num-queues"] {
+            assert!(script.contains(option), "{shell}: {option}");
+        }
+    }
+}
+
+#[test]
 fn help_and_version_go_to_standard_output() {
     for args in [&["--help"][..], &["-h"], &["--version"]] {
         let output = run(args);

@@ -91,10 +91,10 @@ pub(crate) enum Encoder {
 }
 
 impl Encoder {
-    /// An encoder; only zstd looks at the level.
+    /// An encoder of this level, or of the algorithm's usual one.
     pub(crate) fn new(algorithm: Algorithm, level: Option<i32>) -> Result<Self, WriteError> {
         match algorithm {
-            Algorithm::Lz4 => Ok(Self::Lz4(lz4::Encoder::new())),
+            Algorithm::Lz4 => Ok(Self::Lz4(lz4::Encoder::new(level)?)),
             Algorithm::Zstd => Ok(Self::Zstd(zstd::Encoder::new(level)?)),
         }
     }
@@ -107,7 +107,7 @@ impl Encoder {
     /// Compresses `content` to the start of `payload` and returns the length, or the reason why not.
     pub(crate) fn encode(&mut self, content: &[u8], payload: &mut [u8]) -> Result<usize, String> {
         match self {
-            Self::Lz4(encoder) => encoder.encode(content, payload),
+            Self::Lz4(encoder) => Ok(encoder.encode(content, payload)),
             Self::Zstd(encoder) => encoder.encode(content, payload),
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use zstd_safe::{CCtx, DCtx};
 
+use crate::codec::Algorithm;
 use crate::error::{BlockFault, WriteError};
 
 /// What a standard frame starts with. Skippable frames start otherwise, and decoders pass over them.
@@ -85,6 +86,7 @@ impl Encoder {
         let (min, max) = (zstd_safe::min_c_level(), zstd_safe::max_c_level());
         if !(min..=max).contains(&level) {
             return Err(WriteError::Level {
+                algorithm: Algorithm::Zstd,
                 found: level,
                 min,
                 max,

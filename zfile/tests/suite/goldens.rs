@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use blob::{FileBlob, ReadAt};
-use zfile::{Algorithm, OpenError, Place, Scratch, ZFile};
+use zfile::{Algorithm, OpenError, Place, Scratch, Writer, WriterOptions, ZFile};
 
 use crate::support::{chain, read_all};
 
@@ -177,4 +177,47 @@ fn fate_of_open(name: &str, zfile: &ZFile<FileBlob>, content: &[u8]) -> Fate {
         }
     }
     fate
+}
+
+/// Longest content that is compressed again here.
+const AGAIN_MAX_BYTES: u64 = 32 << 20;
+
+#[test]
+fn blocks_are_not_longer_than_those_of_the_tools_that_made_the_format() {
+    let Some(goldens) = goldens() else { return };
+    let mut files = 0;
+    for set in [
+        "B-ext4-7layers",
+        "X2-top-vsize-0",
+        "X3-64k-expanding-blocks",
+        "X5-merged",
+    ] {
+        for file in std::fs::read_dir(goldens.join(set)).unwrap() {
+            let path = file.unwrap().path();
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "zfile")
+            {
+                continue;
+            }
+            let zfile = open(&path).unwrap();
+            let info = zfile.info();
+            if info.algorithm != Algorithm::Lz4 || info.original_len_bytes > AGAIN_MAX_BYTES {
+                continue;
+            }
+            let options = WriterOptions {
+                block_size_bytes: info.block_size_bytes,
+                verify: info.verify,
+                allow_oversized_blocks: true,
+                ..WriterOptions::default()
+            };
+            let mut writer = Writer::new(Vec::new(), options).unwrap();
+            writer.append(&read(&path)).unwrap();
+            let ours = writer.finish().unwrap().len() as u64;
+            let theirs = zfile.source().len_bytes();
+            assert!(ours <= theirs, "{}: {ours} > {theirs}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 0);
 }

@@ -5,7 +5,9 @@ use std::io::Write;
 use blob::test_util::{conformance, noise};
 use blob::{FileBlob, ReadAt};
 use proptest::prelude::*;
-use zfile::{Algorithm, Scratch, WriteError, Writer, WriterOptions, ZFile};
+use zfile::{
+    Algorithm, Assembler, BlockEncoder, Scratch, WriteError, Writer, WriterOptions, ZFile,
+};
 
 use crate::support::{FORMS, Form, Parts, mixed, open, write};
 
@@ -63,6 +65,81 @@ proptest! {
             zfile.read_exact_at_with(&mut scratch, &mut found, start as u64).unwrap();
             prop_assert!(found == expected);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Blocks that several encoders have made in any order make the same file as a writer.
+    #[test]
+    fn shared_out_blocks_make_the_same_file(
+        options in options(),
+        len in prop_oneof![1..300_000_usize, Just(65_536), Just(131_072)],
+        seed in any::<u64>(),
+        encoders in 1..4_usize,
+    ) {
+        let content = mixed(len, seed);
+        let block_size = options.block_size_bytes as usize;
+        let blocks: Vec<&[u8]> = content.chunks(block_size).collect();
+        let mut encoders: Vec<_> = (0..encoders).map(|_| BlockEncoder::new(&options).unwrap()).collect();
+        let mut stored = vec![Vec::new(); blocks.len()];
+        for number in (0..blocks.len()).rev() {
+            let chosen = number * 7 % encoders.len();
+            let encoded = encoders[chosen].encode(number as u64, blocks[number], &mut stored[number]).unwrap();
+            prop_assert_eq!(encoded, stored[number].len());
+        }
+        let mut assembler = Assembler::new(Vec::new(), &options).unwrap();
+        for (block, stored) in blocks.iter().zip(&stored) {
+            assembler.append(block.len(), stored).unwrap();
+        }
+        prop_assert_eq!(assembler.block_count(), blocks.len() as u64);
+        let file = assembler.finish_overwriting().unwrap();
+        prop_assert!(file == write(&options, Form::Overwritten, &content));
+    }
+}
+
+#[test]
+fn blocks_out_of_place_are_refused() {
+    let options = WriterOptions::default();
+    let assembler = || Assembler::new(Vec::new(), &options).unwrap();
+    for (content_bytes, stored) in [(0, &[1][..]), (4097, &[1]), (usize::MAX, &[1]), (4096, &[])] {
+        let mut assembler = assembler();
+        assert!(matches!(
+            assembler.append(content_bytes, stored),
+            Err(WriteError::Misplaced { block: 0, .. })
+        ));
+        // It stays so.
+        assert!(matches!(
+            assembler.append(4096, &[1]),
+            Err(WriteError::Broken)
+        ));
+        assert!(matches!(assembler.finish(), Err(WriteError::Broken)));
+    }
+    // Nothing follows a short block.
+    let mut assembler = assembler();
+    assembler.append(4096, &[1]).unwrap();
+    assembler.append(10, &[1]).unwrap();
+    let error = assembler.append(4096, &[1]).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            WriteError::Misplaced {
+                block: 2,
+                content_bytes: 10,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let mut encoder = BlockEncoder::new(&options).unwrap();
+    for content in [&[][..], &[0; 4097]] {
+        let mut stored = vec![9];
+        assert!(matches!(
+            encoder.encode(3, content, &mut stored),
+            Err(WriteError::Misplaced { block: 3, .. })
+        ));
+        assert_eq!(stored, [9]);
     }
 }
 

@@ -1,0 +1,168 @@
+//! Promise: whatever the content and the level, a block is one that every decoder decodes, and is never longer than the
+//! bound.
+
+#![expect(clippy::arithmetic_side_effects, reason = "an overflow fails the test")]
+use blob::test_util::noise;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Content with structure: words, runs, copies from before, and noise, in pieces of any length.
+fn structured(pieces: &[(u8, u16, u16)]) -> Vec<u8> {
+    let mut content = Vec::new();
+    for (number, (kind, len, seed)) in pieces.iter().enumerate() {
+        let len = usize::from(*len);
+        match kind % 4 {
+            0 => content.extend(noise(len, u64::from(*seed) ^ ((number as u64) << 32))),
+            1 => content.extend(std::iter::repeat_n(seed.to_le_bytes()[0], len)),
+            2 if !content.is_empty() => {
+                let offset = 1 + usize::from(*seed) % content.len();
+                for _ in 0..len {
+                    content.push(content[content.len() - offset]);
+                }
+            }
+            _ => content.extend(noise(len, 7).iter().map(|byte| b'a' + byte % 4)),
+        }
+    }
+    content.truncate(1 << 16);
+    content
+}
+
+/// Walks the sequences of a block by the letter of the format, end rules included, and returns what they express.
+fn expand(block: &[u8], content_bytes: usize) -> Vec<u8> {
+    let mut content = Vec::new();
+    let mut at = 0;
+    let take = |at: &mut usize| {
+        *at += 1;
+        usize::from(block[*at - 1])
+    };
+    let length = |at: &mut usize, nibble: usize| {
+        let mut len = nibble;
+        let mut more = if nibble == 15 { 255 } else { 0 };
+        while more == 255 {
+            more = take(at);
+            len += more;
+        }
+        len
+    };
+    loop {
+        let token = usize::from(block[at]);
+        at += 1;
+        let literals = length(&mut at, token >> 4);
+        content.extend_from_slice(&block[at..at + literals]);
+        at += literals;
+        if at == block.len() {
+            assert!(token & 15 == 0 && (content.len() == literals || literals >= LAST_LITERALS));
+            return content;
+        }
+        let offset = usize::from(u16::from_le_bytes([block[at], block[at + 1]]));
+        at += 2;
+        let len = 4 + length(&mut at, token & 15);
+        assert!(offset > 0 && offset <= content.len());
+        assert!(content.len() + LAST_START_BYTES <= content_bytes);
+        for _ in 0..len {
+            content.push(content[content.len() - offset]);
+        }
+    }
+}
+
+fn check(encoder: &mut Encoder, content: &[u8]) -> Vec<u8> {
+    let mut payload = vec![0xA5; room_bytes(content.len())];
+    let len = encoder.encode(content, &mut payload);
+    payload.truncate(len);
+    let bound = u32::try_from(content.len()).unwrap();
+    assert!(len <= content.len() + growth_max_bytes(bound) as usize);
+    assert!(expand(&payload, content.len()) == content);
+    let mut decoded = vec![0x5A; content.len()];
+    assert_eq!(decode(&payload, &mut decoded).unwrap(), content.len());
+    assert!(decoded == content);
+    payload
+}
+
+fn encoders() -> Vec<Encoder> {
+    let levels = LEVEL_MIN..=LEVEL_MAX;
+    levels
+        .map(|level| Encoder::new(Some(level)).unwrap())
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn blocks_decode_to_what_they_were_made_of(
+        contents in prop::collection::vec(
+            prop::collection::vec((any::<u8>(), prop_oneof![1..20_u16, 1..600_u16, 1..9000_u16], any::<u16>()), 0..24),
+            1..3,
+        ),
+        block_kib in prop_oneof![Just(4), Just(8), Just(16), Just(32), Just(64)],
+    ) {
+        for (level, mut encoder) in (LEVEL_MIN..).zip(encoders()) {
+            for content in &contents {
+                for block in structured(content).chunks(block_kib << 10) {
+                    let payload = check(&mut encoder, block);
+                    // What came before leaves no trace.
+                    let mut fresh = Encoder::new(Some(level)).unwrap();
+                    prop_assert!(payload == check(&mut fresh, block), "level {}", level);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_blocks_of_few_letters_decode(content in prop::collection::vec(0..3_u8, 0..80)) {
+        for encoder in &mut encoders() {
+            check(encoder, &content);
+        }
+    }
+}
+
+#[test]
+fn every_length_of_a_run_is_expressed() {
+    for encoder in &mut encoders() {
+        for len in (0..600).chain([4095, 4096, 65_535, 65_536]) {
+            let payload = check(encoder, &vec![7; len]);
+            assert!(payload.len() <= 16 + len / 250, "{len}: {}", payload.len());
+        }
+    }
+}
+
+#[test]
+fn noise_of_every_length_keeps_to_the_bound() {
+    let content = noise(1 << 16, 3);
+    for encoder in &mut encoders() {
+        for len in (0..600).chain([4095, 4096, 65_535, 65_536]) {
+            check(encoder, &content[..len]);
+        }
+    }
+}
+
+#[test]
+fn higher_levels_are_not_larger() {
+    let content = structured(&[
+        (3, 9000, 1),
+        (2, 300, 77),
+        (0, 500, 3),
+        (3, 9000, 1),
+        (2, 999, 4000),
+    ]);
+    let lens: Vec<usize> = encoders()
+        .iter_mut()
+        .map(|encoder| check(encoder, &content).len())
+        .collect();
+    assert!(
+        lens.is_sorted_by(|lower, higher| lower >= higher),
+        "{lens:?}"
+    );
+    assert!(lens[0] > lens[11], "{lens:?}");
+}
+
+#[test]
+fn levels_outside_the_range_are_refused() {
+    for level in [i32::MIN, -1, 0, 13, i32::MAX] {
+        assert!(matches!(
+            Encoder::new(Some(level)),
+            Err(WriteError::Level { found, min: 1, max: 12, .. }) if found == level
+        ));
+    }
+}
