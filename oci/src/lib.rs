@@ -26,6 +26,8 @@ mod select;
 pub mod spec;
 mod stream;
 mod tar;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
 pub use apply::{ApplyError, MAX_LINKS_FOLLOWED, MAX_MEMBERS, MemberError};
 pub use convert::{

@@ -10,10 +10,9 @@ use oci::{ConvertError, ConvertOptions, Converted, Selection, convert};
 use proptest::prelude::*;
 
 use crate::disk;
-use crate::entries::{
-    Bytes, Entry, Model, Node, What, dir, entry, file, hard_link, noise, opaque, symlink, whiteout,
-};
-use crate::layout::{Wrap, archive, write_layout};
+use crate::model::{Model, Node, noise};
+use oci::test_util::{Bytes, Entry, What, dir, entry, file, hard_link, opaque, symlink, whiteout};
+use oci::test_util::{Wrap, archive, write_layout};
 
 pub(crate) fn options(size_bytes: u64) -> ConvertOptions {
     ConvertOptions {
@@ -199,15 +198,15 @@ fn second() -> Vec<Entry> {
         file("twice", "first"),
         file("twice", noise(5, 200_000)),
         file("twice", "last"),
-        file("dotted/./../plain", "clean").at("plain"),
-        file("/absolute", "inside").at("absolute"),
-        file("../../outside", "inside").at("outside"),
+        file("plain", "clean").spelled("dotted/./../plain"),
+        file("absolute", "inside").spelled("/absolute"),
+        file("outside", "inside").spelled("../../outside"),
         symlink("link-to-lib", "/lib"),
-        file("link-to-lib/through", "lands in lib").at("lib/through"),
+        file("lib/through", "lands in lib").spelled("link-to-lib/through"),
         symlink("link-around", "deep/../../../lib/../link-to-lib"),
-        file("link-around/around", "lands in lib").at("lib/around"),
+        file("lib/around", "lands in lib").spelled("link-around/around"),
         symlink("dangling", "made/on/the/way"),
-        file("dangling/file", "x").at("made/on/the/way/file"),
+        file("made/on/the/way/file", "x").spelled("dangling/file"),
     ]
 }
 
@@ -222,18 +221,6 @@ fn third() -> Vec<Entry> {
         file("kept/2", "2"),
         dir("").mode(0o755).time(9, 0),
     ]
-}
-
-impl Entry {
-    /// The path that it has in the tree; the one it was made with stands in the archive.
-    fn at(self, path: &str) -> Self {
-        let spelled = self.path.clone();
-        Self {
-            path: path.into(),
-            ..self
-        }
-        .spelled(spelled)
-    }
 }
 
 #[test]
@@ -527,11 +514,11 @@ fn sensible(layers: Vec<Vec<Entry>>) -> Vec<(Vec<Entry>, Wrap)> {
                     None => continue,
                 }
             }
-            let mut above = crate::entries::split(&entry.path).0;
+            let mut above = oci::test_util::split(&entry.path).0;
             let mut fits = true;
             while !above.is_empty() {
                 fits &= tree.get(above).is_none_or(|node| node.what == What::Dir);
-                above = crate::entries::split(above).0;
+                above = oci::test_util::split(above).0;
             }
             if fits {
                 layer.push(entry);

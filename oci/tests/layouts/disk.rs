@@ -11,7 +11,8 @@ use ext4_view::{Ext4, FileType};
 use image::{Image, Reader};
 use lsmt::Extent;
 
-use crate::entries::{Bytes, Node, What, join};
+use crate::model::Node;
+use oci::test_util::{Bytes, What, join};
 
 /// The disk that layers make, in a sparse file.
 pub(crate) fn flatten(layers: &[PathBuf], to: &Path) {

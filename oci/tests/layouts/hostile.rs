@@ -7,8 +7,8 @@ use oci::convert;
 use serde_json::json;
 
 use crate::convert::options;
-use crate::entries::{Bytes, Entry, What, dir, entry, file, hard_link, symlink, whiteout};
-use crate::layout::{Wrap, archive, write_blob, write_image, write_index, write_layout};
+use oci::test_util::{Bytes, Entry, What, dir, entry, file, hard_link, symlink, whiteout};
+use oci::test_util::{Wrap, archive, write_blob, write_image, write_index, write_layout};
 
 fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {

@@ -5,8 +5,7 @@ use std::fs;
 use oci::{Digest, Selection, convert, inspect};
 
 use crate::convert::options;
-use crate::entries::file;
-use crate::layout::{Wrap, archive, write_image, write_index, write_layout};
+use oci::test_util::{Wrap, archive, file, write_image, write_index, write_layout};
 
 #[test]
 fn what_was_converted_is_shown_for_what_it_is() {
@@ -123,7 +122,7 @@ fn images_are_chosen_by_name_and_platform() {
     let mut inner = other.clone();
     inner.as_object_mut().unwrap().remove("annotations");
     let nested = serde_json::json!({ "schemaVersion": 2, "manifests": [inner] });
-    let (digest, size) = crate::layout::write_blob(&from, nested.to_string().as_bytes());
+    let (digest, size) = oci::test_util::write_blob(&from, nested.to_string().as_bytes());
     let nested = serde_json::json!({
         "mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": size,
         "annotations": { "org.opencontainers.image.ref.name": "two" },

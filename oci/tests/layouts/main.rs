@@ -6,10 +6,8 @@ mod convert;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
-mod entries;
-#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod inspect;
 #[cfg(test)]
-mod layout;
+mod model;

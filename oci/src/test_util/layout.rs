@@ -1,4 +1,5 @@
 //! Layouts from entries.
+#![expect(clippy::unwrap_used, reason = "a test that cannot write fails")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,16 +9,22 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::entries::{Bytes, Entry, What};
+use super::{Bytes, Entry, What};
 
+/// How an archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wrap {
+pub enum Wrap {
+    /// Not at all.
     Plain,
+    /// With gzip.
     Gzip,
+    /// With zstd.
     Zstd,
 }
 
-pub(crate) fn digest(bytes: &[u8]) -> String {
+/// A digest as text.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -26,15 +33,20 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
 }
 
 /// The archive of a layer.
-pub(crate) fn archive(entries: &[Entry]) -> Bytes {
-    let mut builder = tar::Builder::new(Vec::new());
+///
+/// # Panics
+///
+/// When there is no such archive.
+#[must_use]
+pub fn archive(entries: &[Entry]) -> Bytes {
+    let mut builder = ::tar::Builder::new(Vec::new());
     for entry in entries {
         add(&mut builder, entry);
     }
     builder.into_inner().unwrap()
 }
 
-fn add(builder: &mut tar::Builder<Vec<u8>>, entry: &Entry) {
+fn add(builder: &mut ::tar::Builder<Vec<u8>>, entry: &Entry) {
     let mut pax: BTreeMap<String, Bytes> = BTreeMap::new();
     for (name, value) in &entry.xattrs {
         let name = String::from_utf8(name.clone()).unwrap();
@@ -52,14 +64,14 @@ fn add(builder: &mut tar::Builder<Vec<u8>>, entry: &Entry) {
     let path = entry.archive_path();
     let empty = Vec::new();
     let (kind, content, link) = match &entry.what {
-        What::Dir => (tar::EntryType::Directory, &empty, &empty),
-        What::File(content) => (tar::EntryType::Regular, content, &empty),
-        What::Symlink(target) => (tar::EntryType::Symlink, &empty, target),
-        What::HardLink(target) => (tar::EntryType::Link, &empty, target),
-        What::Char(..) => (tar::EntryType::Char, &empty, &empty),
-        What::Block(..) => (tar::EntryType::Block, &empty, &empty),
-        What::Fifo => (tar::EntryType::Fifo, &empty, &empty),
-        What::Whiteout | What::Opaque => (tar::EntryType::Regular, &empty, &empty),
+        What::Dir => (::tar::EntryType::Directory, &empty, &empty),
+        What::File(content) => (::tar::EntryType::Regular, content, &empty),
+        What::Symlink(target) => (::tar::EntryType::Symlink, &empty, target),
+        What::HardLink(target) => (::tar::EntryType::Link, &empty, target),
+        What::Char(..) => (::tar::EntryType::Char, &empty, &empty),
+        What::Block(..) => (::tar::EntryType::Block, &empty, &empty),
+        What::Fifo => (::tar::EntryType::Fifo, &empty, &empty),
+        What::Whiteout | What::Opaque => (::tar::EntryType::Regular, &empty, &empty),
     };
     if path.len() > 100 {
         pax.insert("path".to_owned(), path.clone());
@@ -73,7 +85,7 @@ fn add(builder: &mut tar::Builder<Vec<u8>>, entry: &Entry) {
                 .map(|(key, value)| (key.as_str(), value.as_slice())),
         )
         .unwrap();
-    let mut header = tar::Header::new_ustar();
+    let mut header = ::tar::Header::new_ustar();
     let raw = header.as_old_mut();
     let put = |field: &mut [u8], bytes: &[u8]| {
         let len = bytes.len().min(field.len());
@@ -95,7 +107,7 @@ fn add(builder: &mut tar::Builder<Vec<u8>>, entry: &Entry) {
     builder.append(&header, content.as_slice()).unwrap();
 }
 
-pub(crate) fn wrap(archive: &[u8], wrap: Wrap) -> (Bytes, &'static str) {
+fn wrap(archive: &[u8], wrap: Wrap) -> (Bytes, &'static str) {
     match wrap {
         Wrap::Plain => (archive.to_vec(), "application/vnd.oci.image.layer.v1.tar"),
         Wrap::Gzip => {
@@ -115,7 +127,13 @@ pub(crate) fn wrap(archive: &[u8], wrap: Wrap) -> (Bytes, &'static str) {
     }
 }
 
-pub(crate) fn write_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
+/// Writes a blob and gives its digest and length.
+///
+/// # Panics
+///
+/// When it cannot be written.
+#[must_use]
+pub fn write_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
     let digest = digest(bytes);
     let path = dir.join("blobs/sha256");
     fs::create_dir_all(&path).unwrap();
@@ -124,7 +142,12 @@ pub(crate) fn write_blob(dir: &Path, bytes: &[u8]) -> (String, usize) {
 }
 
 /// Writes an image from archives and gives the descriptor of its manifest.
-pub(crate) fn write_image(
+///
+/// # Panics
+///
+/// When it cannot be written.
+#[must_use]
+pub fn write_image(
     dir: &Path,
     archives: &[(Bytes, Wrap)],
     name: &str,
@@ -160,7 +183,12 @@ pub(crate) fn write_image(
     })
 }
 
-pub(crate) fn write_index(dir: &Path, manifests: &[Value]) {
+/// Writes the list of images and `oci-layout`.
+///
+/// # Panics
+///
+/// When they cannot be written.
+pub fn write_index(dir: &Path, manifests: &[Value]) {
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     let index = json!({ "schemaVersion": 2, "manifests": manifests });
@@ -168,7 +196,11 @@ pub(crate) fn write_index(dir: &Path, manifests: &[Value]) {
 }
 
 /// A layout with one image.
-pub(crate) fn write_layout(dir: &Path, archives: &[(Bytes, Wrap)]) {
+///
+/// # Panics
+///
+/// When it cannot be written.
+pub fn write_layout(dir: &Path, archives: &[(Bytes, Wrap)]) {
     let image = write_image(dir, archives, "latest", ("linux", "amd64"));
     write_index(dir, &[image]);
 }
