@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use builder::Packing;
@@ -237,6 +238,60 @@ fn ten_thousand_small_files_come_and_half_of_them_go() {
     let layers =
         [first.collect(), second.collect(), third.collect()].map(|layer| (layer, Wrap::Plain));
     check(&layers, 128 << 20);
+}
+
+#[test]
+fn sparse_files_of_gnu_tar_are_read_in_all_its_forms() {
+    let work = tempfile::tempdir().unwrap();
+    let tree = work.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let mut contents = BTreeMap::new();
+    for (name, len, pieces) in [
+        ("few", 20_000_000, 2),
+        ("many", 9_000_000, 60),
+        ("hole", 5_000_000, 0),
+    ] {
+        let file = fs::File::create(tree.join(name)).unwrap();
+        file.set_len(len).unwrap();
+        for at in 0..pieces {
+            let offset = len / pieces * at + 4096 * 5;
+            file.write_all_at(&noise(at + 1, 3000), offset).unwrap();
+        }
+        contents.insert(Bytes::from(name), fs::read(tree.join(name)).unwrap());
+    }
+    for form in [
+        "--format=gnu",
+        "--sparse-version=0.0",
+        "--sparse-version=0.1",
+        "--sparse-version=1.0",
+    ] {
+        let tar = std::process::Command::new("tar")
+            .args(["--create", "--sparse", form, "few", "many", "hole"])
+            .current_dir(&tree)
+            .output();
+        let Some(archive) = tar.ok().filter(|tar| tar.status.success()) else {
+            eprintln!("SKIPPED: no GNU tar");
+            return;
+        };
+        assert!(
+            archive.stdout.len() < 1_000_000,
+            "{form}: the archive is sparse"
+        );
+        let (from, to) = (
+            work.path().join(form),
+            work.path().join(format!("{form}-out")),
+        );
+        write_layout(&from, &[(archive.stdout, Wrap::Plain)]);
+        let converted = convert(&from, &to, &options(64 << 20), &()).unwrap();
+        let flat = work.path().join("flat");
+        disk::flatten(&blobs(&to, &converted), &flat);
+        let tree = disk::tree(&flat).into_iter();
+        let files = tree.filter_map(|(path, node)| match node.what {
+            What::File(content) => Some((path, content)),
+            _ => None,
+        });
+        assert!(files.collect::<BTreeMap<_, _>>() == contents, "{form}");
+    }
 }
 
 #[test]
@@ -528,6 +583,54 @@ fn sensible(layers: Vec<Vec<Entry>>) -> Vec<(Vec<Entry>, Wrap)> {
         kept.push((layer, Wrap::Plain));
     }
     kept
+}
+
+/// Takes bytes of an archive for others, and makes the checksums right again.
+fn damage(archive: &mut [u8], changes: &[(usize, u8)]) {
+    for (at, byte) in changes {
+        let at = at % archive.len().max(1);
+        if let Some(there) = archive.get_mut(at) {
+            *there = *byte;
+        }
+    }
+    for block in archive
+        .chunks_exact_mut(512)
+        .filter(|block| &block[257..262] == b"ustar")
+    {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damaged_archives_are_refused_or_make_sound_disks(
+        layer in entries(),
+        changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..20),
+        in_headers in any::<bool>(),
+    ) {
+        let layers = sensible(vec![layer]);
+        let mut bytes = archive(&layers[0].0);
+        let mut changes = changes;
+        if in_headers {
+            // Most bytes are content; fields of headers are more telling.
+            changes.iter_mut().for_each(|(at, _)| *at = *at / 512 * 512 + *at % 350);
+        }
+        damage(&mut bytes, &changes);
+        let work = tempfile::tempdir().unwrap();
+        let (from, to) = (work.path().join("from"), work.path().join("to"));
+        write_layout(&from, &[(bytes, Wrap::Plain)]);
+        if let Ok(converted) = convert(&from, &to, &options(16 << 20), &()) {
+            let flat = work.path().join("flat");
+            disk::flatten(&blobs(&to, &converted), &flat);
+            if disk::has_e2fsprogs() {
+                disk::fsck(&flat);
+            }
+        }
+    }
 }
 
 proptest! {
