@@ -1,9 +1,14 @@
 //! SHA-256 of whole blobs, as registries name them.
 
 use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use blob::{ReadAt, ReadError};
+use blob::{FileBlob, FileOpenError, ReadAt, ReadError};
 use sha2::{Digest as _, Sha256};
 
 use crate::progress::Progress;
@@ -44,6 +49,64 @@ impl BlobDigest {
         }
         Ok(Self(hasher.finalize().into()))
     }
+}
+
+/// A file that has been hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    /// Its digest.
+    pub digest: BlobDigest,
+    /// Its length in bytes.
+    pub len_bytes: u64,
+}
+
+/// A file that cannot be hashed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HashError {
+    /// The path does not lead to a blob.
+    #[error(transparent)]
+    File(#[from] FileOpenError),
+    /// It cannot be read to its end.
+    #[error("cannot read it")]
+    Read(#[from] ReadError),
+}
+
+/// The digests of the files at `paths`, in their order; as many at a time as there are processors.
+pub fn hash_files(paths: &[PathBuf], progress: &dyn Progress) -> Vec<Result<Hashed, HashError>> {
+    let lengths = paths.iter().flat_map(std::fs::metadata).map(|it| it.len());
+    progress.begin("Hashing", Some(lengths.fold(0, u64::saturating_add)));
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(position) else {
+                return;
+            };
+            let hashed = hash_file(path, progress);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.push((position, hashed));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    thread::scope(|scope| {
+        for _ in 1..threads.min(paths.len()) {
+            // Without another thread, this one does it all.
+            let _spawned = thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|(position, _)| *position);
+    done.into_iter().map(|(_, hashed)| hashed).collect()
+}
+
+fn hash_file(path: &Path, progress: &dyn Progress) -> Result<Hashed, HashError> {
+    let blob = FileBlob::open(path)?;
+    Ok(Hashed {
+        digest: BlobDigest::of(&blob, progress)?,
+        len_bytes: blob.len_bytes(),
+    })
 }
 
 impl FromStr for BlobDigest {
@@ -103,6 +166,29 @@ mod tests {
         let bytes = blob::test_util::noise(PIECE_LEN_BYTES * 2 + 7, 1);
         let found = BlobDigest::of(&MemoryBlob::new(bytes.clone()), &()).unwrap();
         assert_eq!(found.0, <[u8; 32]>::from(Sha256::digest(&bytes)));
+    }
+
+    #[test]
+    fn files_are_hashed_in_their_order_and_one_that_is_not_there_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = |seed| blob::test_util::noise(1000, seed);
+        let mut paths: Vec<_> = (0..20)
+            .map(|seed| {
+                let path = dir.path().join(seed.to_string());
+                std::fs::write(&path, bytes(seed)).unwrap();
+                path
+            })
+            .collect();
+        paths.push(dir.path().join("absent"));
+        let found = hash_files(&paths, &());
+        assert_eq!(found.len(), 21);
+        for (seed, found) in (0..20).zip(&found) {
+            let digest = BlobDigest::of(&MemoryBlob::new(bytes(seed)), &()).unwrap();
+            let len_bytes = 1000;
+            assert_eq!(*found.as_ref().unwrap(), Hashed { digest, len_bytes });
+        }
+        assert!(matches!(found.last(), Some(Err(HashError::File(_)))));
+        assert!(hash_files(&[], &()).is_empty());
     }
 
     #[test]

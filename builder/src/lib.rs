@@ -28,7 +28,7 @@ mod survey;
 mod verify;
 
 pub use copy::{CopyError, Expect, copy_layer, copy_stream};
-pub use digest::{BlobDigest, DigestError};
+pub use digest::{BlobDigest, DigestError, HashError, Hashed, hash_files};
 pub use lanes::ThreadError;
 pub use output::{Output, OutputError, remove_unfinished};
 pub use output_dir::OutputDir;

@@ -138,3 +138,22 @@ impl fmt::Debug for Segment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Segment;
+
+    #[test]
+    fn what_is_seen_of_a_segment_is_what_it_was_made_of() {
+        let data = Segment::new(100, 7, 50, false).with_layer(3);
+        assert_eq!(data.disk_sectors(), 100..107);
+        assert_eq!(data.layer_sectors(), Some(50..57));
+        assert_eq!(data.layer(), 3);
+        let piece = data.onward(102).before(105);
+        assert_eq!(piece.disk_sectors(), 102..105);
+        assert_eq!(piece.layer_sectors(), Some(52..55));
+        let zeroed = Segment::new(100, 7, 50, true).onward(102);
+        assert_eq!(zeroed.disk_sectors(), 102..107);
+        assert_eq!(zeroed.layer_sectors(), None);
+    }
+}

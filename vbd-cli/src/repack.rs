@@ -22,6 +22,8 @@ use crate::ui::Ui;
 pub(crate) const STREAM: &str = "-";
 
 /// Where bytes come from.
+///
+/// Standard input is taken as it comes: what is packed has its metadata at its end and is read by position.
 pub(crate) enum Input {
     /// A file or block device, what is around it taken off.
     Blob {
@@ -138,6 +140,7 @@ impl Input {
         }
     }
 
+    /// For JSON: as it was typed.
     fn path(&self) -> &Path {
         match self {
             Self::Blob { path, .. } => path,
@@ -164,11 +167,14 @@ impl Input {
                     .and_then(|mut input| copy_stream(&mut input, *expect, &progress, &mut packer))
             }
         };
-        let output = || format!("cannot make {}", Shown(job.output));
+        let output = || format!("cannot make {}", output_name(job.output));
         match copied {
             Ok(()) => packer.finish().with_context(output),
             Err(CopyError::Write(error)) => Err(error).with_context(output),
-            Err(error) => Err(error).with_context(|| Shown(self.path()).to_string()),
+            Err(error) => Err(error).with_context(|| match self {
+                Self::Blob { path, .. } => Shown(path).to_string(),
+                Self::Stream(_) => "standard input".to_owned(),
+            }),
         }
     }
 }
@@ -251,7 +257,7 @@ impl Job<'_> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let made = Shown(Path::new(&self.output));
+        let made = output_name(Path::new(&self.output));
         write!(f, "{made}: {}", Size(self.output_bytes))?;
         let Some(zfile) = &self.zfile else {
             return Ok(());
@@ -274,6 +280,13 @@ impl fmt::Display for Report {
                 Size(self.packed_bytes)
             ),
         }
+    }
+}
+
+fn output_name(path: &Path) -> String {
+    match path == Path::new(STREAM) {
+        true => "standard output".to_owned(),
+        false => Shown(path).to_string(),
     }
 }
 

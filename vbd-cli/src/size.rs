@@ -41,6 +41,17 @@ impl fmt::Display for Percent {
     }
 }
 
+/// How many there are of something that takes an s.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count(pub(crate) u64, pub(crate) &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.0 == 1 { "" } else { "s" };
+        write!(f, "{} {}{s}", self.0, self.1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +76,12 @@ mod tests {
             format!("{:>7}|{:<7}", Size(512), Size(512)),
             "  512 B|512 B  "
         );
+    }
+
+    #[test]
+    fn one_takes_no_s() {
+        let texts = [0, 1, 2].map(|count| Count(count, "layer").to_string());
+        assert_eq!(texts, ["0 layers", "1 layer", "2 layers"]);
     }
 
     #[test]

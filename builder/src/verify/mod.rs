@@ -98,6 +98,11 @@ pub struct VerifiedLayer {
 /// disk to those below.
 #[must_use]
 pub fn verify(paths: &[PathBuf], options: &VerifyOptions, progress: &dyn Progress) -> Verification {
+    // Stored bytes tell how far it is; how much content there is, is known only on the way.
+    let lengths = paths.iter().flat_map(std::fs::metadata).map(|it| it.len());
+    let passes = if options.digests.is_empty() { 1 } else { 2 };
+    let total = lengths.fold(0, u64::saturating_add).saturating_mul(passes);
+    progress.begin("Verifying", Some(total));
     let open = |path: &Path| Ok(Box::new(FileBlob::open(path)?) as Bytes);
     verify_with(paths, options, progress, &open)
 }

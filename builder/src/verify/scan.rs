@@ -16,15 +16,15 @@ use crate::chain::chain;
 use crate::digest::BlobDigest;
 use crate::progress::Progress;
 
-/// Bytes of a layer that a thread takes at a time: whole blocks of any size, and no more than fits in the cache of a
-/// processor.
-pub(super) const CHUNK_LEN_BYTES: usize = 1 << 20;
+/// Bytes of a layer that a thread takes at a time: whole blocks of any size, and together with what they are stored as
+/// no more than fits in the cache of a processor.
+pub(super) const CHUNK_LEN_BYTES: usize = 1 << 18;
 
 /// Where a chunk cannot be read, it is tried again in pieces of this length, to find those that can.
 const PAGE_LEN_BYTES: u64 = 4096;
 
 /// How many chunks ahead, for each thread, the disk is told what will be needed.
-const CHUNKS_AHEAD: u64 = 4;
+const CHUNKS_AHEAD: u64 = 16;
 
 /// What a scan has found.
 pub(super) struct Found {
@@ -40,14 +40,7 @@ pub(super) fn scan(
     with_digest: bool,
     progress: &dyn Progress,
 ) -> Found {
-    let len_bytes = source.len_bytes();
-    let digested = if with_digest {
-        source.stored().source().len_bytes()
-    } else {
-        0
-    };
-    progress.begin("Verifying", Some(len_bytes.saturating_add(digested)));
-    let chunks = len_bytes.div_ceil(CHUNK_LEN_BYTES as u64);
+    let chunks = source.len_bytes().div_ceil(CHUNK_LEN_BYTES as u64);
     let scan = Scan {
         source,
         chunks,
@@ -112,8 +105,21 @@ impl Scan<'_> {
                 Source::Compressed(zfile) => self.blocks(zfile, chunk, &content, &mut buffers),
             };
             self.checked_bytes.fetch_add(good_bytes, Ordering::Relaxed);
-            self.progress.advance(content.end - content.start);
+            self.progress.advance(self.stored_bytes(&content));
         }
+    }
+
+    /// How much of the blob a part of the layer takes.
+    fn stored_bytes(&self, content: &Range<u64>) -> u64 {
+        let run = self
+            .source
+            .zfile()
+            .map(|zfile| zfile.plan(content.start, length(content)));
+        let stored = match run {
+            Some(Ok(run)) => run.stored(),
+            _ => content.clone(),
+        };
+        stored.end - stored.start
     }
 
     fn content_of(&self, chunk: u64) -> Range<u64> {

@@ -4,7 +4,7 @@
 use blob::MemoryBlob;
 use blob::tar::{self, TarError};
 use blob::test_util::noise;
-use image::{LayerError, OpenError, Packing as Found};
+use image::{LayerError, OpenError, Packing as Found, Source, TarForm};
 
 use crate::support::{
     LZ4, Packing, Range, SECTOR, WRAPPERS, Wrapper, ZSTD, Zip, chain, disk_bytes, layer, open,
@@ -49,6 +49,41 @@ fn every_packing_gives_the_same_disk() {
         fingerprints.push(image.disk().fingerprint());
     }
     assert!(fingerprints.iter().all(|print| *print == fingerprints[0]));
+}
+
+/// A source can be had even where the layer inside is damaged, so that the damage can be looked at.
+#[test]
+fn source_shows_what_is_around_the_layer_before_anybody_looks_inside() {
+    let layer = layer(&ranges(), SECTORS);
+    for packing in packings() {
+        let mut blob = packing.pack(&layer);
+        let open =
+            |blob: &[u8]| Source::from_blob(Box::new(MemoryBlob::new(blob.to_vec()))).unwrap();
+        let source = open(&blob);
+        let (form, start) = match packing.wrapper {
+            Wrapper::Bare => (None, 0),
+            Wrapper::Ustar => (Some(TarForm::Plain), 512),
+            Wrapper::Pax => (Some(TarForm::Pax), 1536),
+        };
+        assert_eq!(source.tar(), form, "{packing:?}");
+        assert_eq!(source.stored().start(), start);
+        assert_eq!(source.zfile().is_some(), packing.zip.is_some());
+        let segments = source.layer().unwrap().segments().to_vec();
+        let first = segments.first().unwrap();
+        assert_eq!(
+            (first.disk_sectors(), first.layer_sectors()),
+            (0..3, Some(8..11))
+        );
+        assert_eq!(source.into_layer().unwrap().segments(), segments);
+        if packing.zip.is_none() {
+            continue;
+        }
+        // The first stored byte of the first block.
+        blob[usize::try_from(start).unwrap() + 512] ^= 0xff;
+        let damaged = open(&blob);
+        assert!(damaged.zfile().is_some());
+        assert!(damaged.layer().is_err(), "{packing:?}");
+    }
 }
 
 /// A layer whose first sector is a flawless beginning of a tar file, as far as any reader of layers looks.

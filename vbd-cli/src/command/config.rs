@@ -2,21 +2,26 @@
 
 use std::fmt;
 use std::io::Write;
+use std::iter;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use blob::{FileBlob, ReadAt};
-use builder::{BlobDigest, Output, Progress};
+use builder::{BlobDigest, HashError, Hashed, Output};
 use clap::{Args, Subcommand};
 use image::{ConfigLayer, Image, ImageConfig, Shown, StatedBlob};
 use serde::Serialize;
 
 use crate::args::ForceArgs;
-use crate::size::Size;
+use crate::size::{Count, Size};
 use crate::ui::{Stop, Ui};
 
 /// Write and check image configurations (config.v1.json).
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  vbd config write --digest config.v1.json base.lsmt app.zfile
+  vbd config check config.v1.json")]
 pub struct Config {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -105,13 +110,18 @@ impl WriteConfig {
             true => std::env::current_dir().context("cannot find the current directory")?,
             false => absolute(self.output.parent().unwrap_or(Path::new("")))?,
         };
-        let progress = ui.progress();
-        let layers: Vec<_> = self
-            .layers
-            .iter()
-            .map(|path| self.layer(path, &base, &progress))
+        let hashed = match self.digest {
+            true => builder::hash_files(&self.layers, &ui.progress()),
+            false => Vec::new(),
+        };
+        let stated = hashed
+            .into_iter()
+            .map(Some)
+            .chain(iter::repeat_with(|| None));
+        let layers = self.layers.iter().zip(stated);
+        let layers: Vec<_> = layers
+            .map(|(path, hashed)| self.layer(path, &base, hashed))
             .collect::<Result<_, _>>()?;
-        drop(progress);
         let text = image::config_text(&layers);
         if is_stdout {
             return std::io::stdout()
@@ -135,7 +145,7 @@ impl WriteConfig {
         &self,
         path: &Path,
         base: &Path,
-        progress: &dyn Progress,
+        hashed: Option<Result<Hashed, HashError>>,
     ) -> anyhow::Result<ConfigLayer> {
         let whole = absolute(path)?;
         let written = match self.relative {
@@ -148,15 +158,13 @@ impl WriteConfig {
                 Shown(path)
             );
         };
-        let stated = match self.digest {
-            true => {
-                let (digest, size_bytes) = digest_of(path, progress)?;
-                StatedBlob {
-                    digest: Some(digest.to_string()),
-                    size_bytes: Some(size_bytes),
-                }
-            }
-            false => StatedBlob::default(),
+        let failed = || format!("cannot compute the digest of {}", Shown(path));
+        let stated = match hashed.transpose().with_context(failed)? {
+            Some(hashed) => StatedBlob {
+                digest: Some(hashed.digest.to_string()),
+                size_bytes: Some(hashed.len_bytes),
+            },
+            None => StatedBlob::default(),
         };
         Ok(ConfigLayer {
             file: file.to_owned(),
@@ -169,9 +177,9 @@ impl fmt::Display for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} layers, a disk of {}",
+            "{}: {}, a disk of {}",
             Shown(&self.output),
-            self.layers,
+            Count(self.layers as u64, "layer"),
             Size(self.disk_len_bytes)
         )
     }
@@ -209,14 +217,6 @@ fn relative(path: &Path, base: &Path) -> PathBuf {
     up.chain(path.components().skip(shared)).collect()
 }
 
-fn digest_of(path: &Path, progress: &dyn Progress) -> anyhow::Result<(BlobDigest, u64)> {
-    let failed = || format!("cannot compute the digest of {}", Shown(path));
-    let blob = FileBlob::open(path).with_context(failed)?;
-    progress.begin("Hashing", Some(blob.len_bytes()));
-    let digest = BlobDigest::of(&blob, progress).with_context(failed)?;
-    Ok((digest, blob.len_bytes()))
-}
-
 /// What a configuration comes to.
 #[derive(Serialize)]
 struct Checked {
@@ -246,15 +246,19 @@ impl CheckConfig {
     fn run(&self, ui: &Ui) -> Result<(), Stop> {
         let config = ImageConfig::load(&self.config)
             .with_context(|| format!("image configuration {}", Shown(&self.config)))?;
-        let progress = ui.progress();
-        let layers: Vec<_> = config
-            .layers
-            .iter()
-            .zip(&config.stated)
+        let hashed = match self.digest {
+            true => builder::hash_files(&config.layers, &ui.progress()),
+            false => Vec::new(),
+        };
+        let hashed = hashed
+            .into_iter()
+            .map(Some)
+            .chain(iter::repeat_with(|| None));
+        let layers = config.layers.iter().zip(&config.stated).zip(hashed);
+        let layers: Vec<_> = layers
             .enumerate()
-            .map(|(ordinal, (path, stated))| self.layer(ordinal, path, stated, &progress))
+            .map(|(ordinal, ((path, stated), hashed))| checked(ordinal, path, stated, hashed))
             .collect();
-        drop(progress);
         let mut notes = config.notes;
         let (disk_len_bytes, error) = match Image::open(&config.layers) {
             Ok(image) => {
@@ -276,57 +280,51 @@ impl CheckConfig {
             false => Err(anyhow!("{} is not as it should be", Shown(&self.config)).into()),
         }
     }
+}
 
-    fn layer(
-        &self,
-        ordinal: usize,
-        path: &Path,
-        stated: &StatedBlob,
-        progress: &dyn Progress,
-    ) -> CheckedLayer {
-        let mut faults = Vec::new();
-        let size_bytes = match FileBlob::open(path) {
-            Ok(blob) => Some(blob.len_bytes()),
-            // What it comes to for the disk is said with the disk; without a length, there is nothing to compare.
-            Err(_) => None,
-        };
-        if let (Some(found), Some(stated)) = (size_bytes, stated.size_bytes)
-            && found != stated
-        {
-            faults.push(format!(
-                "has {found} bytes, the configuration states {stated}"
-            ));
+fn checked(
+    ordinal: usize,
+    path: &Path,
+    stated: &StatedBlob,
+    hashed: Option<Result<Hashed, HashError>>,
+) -> CheckedLayer {
+    let mut faults = Vec::new();
+    // Why it cannot be opened is said with the disk; without a length, there is nothing to compare.
+    let size_bytes = FileBlob::open(path).ok().map(|blob| blob.len_bytes());
+    if let (Some(found), Some(stated)) = (size_bytes, stated.size_bytes)
+        && found != stated
+    {
+        faults.push(format!(
+            "has {found} bytes, the configuration states {stated}"
+        ));
+    }
+    let parsed = stated.digest.as_deref().map(str::parse::<BlobDigest>);
+    if let Some(Err(error)) = &parsed {
+        faults.push(format!("the stated digest is none: {error}"));
+    }
+    let digest = match hashed.transpose() {
+        Ok(hashed) => hashed.map(|hashed| hashed.digest),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            faults.push(format!("cannot compute its digest: {error:#}"));
+            None
         }
-        let parsed = stated.digest.as_deref().map(str::parse::<BlobDigest>);
-        if let Some(Err(error)) = &parsed {
-            faults.push(format!("the stated digest is none: {error}"));
-        }
-        let digest = match (self.digest, size_bytes) {
-            (true, Some(_)) => match digest_of(path, progress) {
-                Ok((digest, _)) => Some(digest),
-                Err(error) => {
-                    faults.push(format!("{error:#}"));
-                    None
-                }
-            },
-            _ => None,
-        };
-        if let (Some(digest), Some(Ok(stated))) = (digest, parsed)
-            && digest != stated
-        {
-            faults.push(format!(
-                "has the digest {digest}, the configuration states {stated}"
-            ));
-        }
-        CheckedLayer {
-            ordinal,
-            path: path.to_owned(),
-            size_bytes,
-            digest: digest.map(|digest| digest.to_string()),
-            stated_size_bytes: stated.size_bytes,
-            stated_digest: stated.digest.clone(),
-            faults,
-        }
+    };
+    if let (Some(digest), Some(Ok(stated))) = (digest, parsed)
+        && digest != stated
+    {
+        faults.push(format!(
+            "has the digest {digest}, the configuration states {stated}"
+        ));
+    }
+    CheckedLayer {
+        ordinal,
+        path: path.to_owned(),
+        size_bytes,
+        digest: digest.map(|digest| digest.to_string()),
+        stated_size_bytes: stated.size_bytes,
+        stated_digest: stated.digest.clone(),
+        faults,
     }
 }
 

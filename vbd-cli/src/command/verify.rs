@@ -9,9 +9,11 @@ use image::Shown;
 use serde::Serialize;
 
 use crate::args::StackArgs;
-use crate::size::Size;
+use crate::size::{Count, Size};
 use crate::ui::{Stop, Ui};
 
+/// Exit status when nobody knows.
+const CANNOT_READ: u8 = 2;
 /// Faults of a layer that people are shown; JSON has more.
 const SHOWN_FAULTS: usize = 20;
 /// Ranges of sectors that people are shown for a fault.
@@ -55,16 +57,17 @@ struct Report(Verification);
 
 impl Verify {
     pub(crate) fn run(self, ui: &Ui) -> Result<(), Stop> {
-        let paths = self.stack.paths()?;
+        // Without a list of layers, nothing has been found out about them.
+        let paths = self.stack.paths().map_err(|error| Stop {
+            status: CANNOT_READ,
+            error: Some(error),
+        })?;
         if !self.digests.is_empty() && self.digests.len() != paths.len() {
-            return Err(Stop {
-                status: 2,
-                error: Some(anyhow!(
-                    "{} digests for {} layers: give one --digest for each layer, lowest first",
-                    self.digests.len(),
-                    paths.len()
-                )),
-            });
+            return Err(Stop::usage(anyhow!(
+                "{} for {}: give one --digest for each layer, lowest first",
+                Count(self.digests.len() as u64, "digest"),
+                Count(paths.len() as u64, "layer")
+            )));
         }
         let options = VerifyOptions {
             threads: self.threads,
@@ -74,7 +77,7 @@ impl Verify {
         let status = match verification.verdict {
             Verdict::Good => 0,
             Verdict::Damaged => 1,
-            Verdict::Unreadable => 2,
+            Verdict::Unreadable => CANNOT_READ,
         };
         ui.show(&Report(verification))?;
         match status {
@@ -177,6 +180,6 @@ impl fmt::Display for Ranges<'_> {
             write!(f, " and {} more", reach.range_count - SHOWN_RANGES)?;
         }
         let partial = if reach.is_partial { "at least " } else { "" };
-        write!(f, " ({partial}{} sectors)", reach.sectors)
+        write!(f, " ({partial}{})", Count(reach.sectors, "sector"))
     }
 }

@@ -4,8 +4,8 @@ use blob::test_util::{conformance, noise};
 use zfile::{Algorithm, Corruption, OpenError, Place, Warning, WriterOptions};
 
 use crate::support::{
-    ALGO, BLOCK_SIZE, DIGEST, FLAGS, Form, INDEX_CRC, INDEX_OFFSET, INDEX_SIZE, ORIGINAL_SIZE,
-    USE_DICT, mixed, open, put_u32, put_u64, trailer, write,
+    ALGO, BLOCK_SIZE, DIGEST, FLAGS, FORMS, Form, INDEX_CRC, INDEX_OFFSET, INDEX_SIZE,
+    ORIGINAL_SIZE, USE_DICT, mixed, open, put_u32, put_u64, trailer, write,
 };
 
 /// Puts garbage where a header or trailer of 2021 has it.
@@ -88,6 +88,26 @@ fn final_header_from_before_digests_is_used() {
     assert!(!zfile.info().has_digest);
     assert!(zfile.info().warnings.is_empty());
     conformance(&zfile, &content);
+}
+
+/// One program writes header and trailer, so a file has digests in both or in neither.
+#[test]
+fn digest_in_one_place_only_is_a_warning() {
+    let content = mixed(10_000, 6);
+    for form in FORMS {
+        for place in [Place::Header, Place::Trailer] {
+            let mut file = write(&WriterOptions::default(), form, &content);
+            let at = match place {
+                Place::Header => 0,
+                Place::Trailer => trailer(&file),
+            };
+            file[at + FLAGS] ^= 0x10;
+            let zfile = open(&file).unwrap();
+            let differs = Warning::TrailerDiffers { field: "flags" };
+            assert_eq!(zfile.info().warnings, [differs], "{form:?} {place}");
+            conformance(&zfile, &content);
+        }
+    }
 }
 
 #[test]

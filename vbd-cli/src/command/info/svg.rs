@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use builder::{Cell, DiskMap, DiskSurvey, Origin, Survey, SurveyedLayer};
 
 use super::palette::Palette;
-use crate::size::{Percent, Size};
+use crate::size::{Count, Percent, Size};
 
 const COLUMNS: usize = 128;
 const ROWS: usize = 32;
@@ -92,17 +92,17 @@ fn drawing(svg: &mut String, map: &DiskMap, survey: &Survey, disk: &DiskSurvey) 
 }
 
 fn title(disk: &DiskSurvey, layers: usize) -> String {
-    let s = if layers == 1 { "" } else { "s" };
-    format!("Disk of {} in {layers} layer{s}", Size(disk.len_bytes))
+    let layers = Count(layers as u64, "layer");
+    format!("Disk of {} in {layers}", Size(disk.len_bytes))
 }
 
 fn summary(disk: &DiskSurvey) -> String {
     format!(
-        "{} of data, {} zeroed, {} of holes, in {} segments",
+        "{} of data, {} zeroed, {} of holes, in {}",
         Size(disk.data_bytes),
         Size(disk.zeroed_bytes),
         Size(disk.hole_bytes),
-        disk.segment_count
+        Count(disk.segment_count as u64, "segment")
     )
 }
 

@@ -5,7 +5,7 @@ use std::fmt::{Formatter, Result};
 use builder::{DiskSurvey, LayerSurvey, LsmtFacts, Share, Survey, SurveyedLayer};
 use image::Shown;
 
-use crate::size::{Percent, Size};
+use crate::size::{Count, Percent, Size};
 
 /// Everything, the disk first.
 pub(super) fn survey(f: &mut Formatter<'_>, survey: &Survey) -> Result {
@@ -29,13 +29,13 @@ fn line(f: &mut Formatter<'_>, what: &str, text: impl std::fmt::Display) -> Resu
 }
 
 fn disk(f: &mut Formatter<'_>, disk: &DiskSurvey, layers: usize) -> Result {
-    let s = if layers == 1 { "" } else { "s" };
     writeln!(
         f,
-        "disk of {} ({} bytes), {layers} layer{s}, {} segments",
+        "disk of {} ({} bytes), {}, {}",
         Size(disk.len_bytes),
         disk.len_bytes,
-        disk.segment_count
+        Count(layers as u64, "layer"),
+        Count(disk.segment_count as u64, "segment")
     )?;
     let share = |part| Percent {
         part,
@@ -110,9 +110,9 @@ fn facts(f: &mut Formatter<'_>, facts: &LayerSurvey) -> Result {
                 f,
                 "zfile",
                 format_args!(
-                    "{}, {} blocks of {} {verify}; metadata from the {}{}",
+                    "{}, {} of {} {verify}; metadata from the {}{}",
                     zfile.algorithm,
-                    zfile.block_count,
+                    Count(zfile.block_count, "block"),
                     Size(u64::from(zfile.block_size_bytes)),
                     zfile.metadata,
                     if zfile.has_digest {
@@ -195,21 +195,21 @@ fn share(f: &mut Formatter<'_>, share: &Share, disk: &DiskSurvey) -> Result {
         f,
         "seen",
         format_args!(
-            "data {}, zeroed {} in {} segments: {percent} of the disk",
+            "data {}, zeroed {} in {}: {percent} of the disk",
             Size(share.data_bytes),
             Size(share.zeroed_bytes),
-            share.segment_count
+            Count(share.segment_count as u64, "segment")
         ),
     )?;
     line(
         f,
         "dead",
         format_args!(
-            "{} of stored data: {} hidden, {} unused; {} records hidden",
+            "{} of stored data: {} hidden, {} unused; {} hidden",
             Size(share.dead_bytes()),
             Size(share.hidden_bytes),
             Size(share.unused_bytes),
-            share.hidden_records
+            Count(share.hidden_records as u64, "record")
         ),
     )
 }

@@ -7,7 +7,7 @@
 
 use super::finder::{Finder, Match};
 use super::sequences::Sequences;
-use super::starts;
+use super::{MATCH_MIN_BYTES, starts};
 
 /// After 2^7 positions without a match, every second one is looked at, after as many of these every third.
 const PATIENCE_BITS: u32 = 7;
@@ -77,7 +77,9 @@ impl Encoder {
         }
         let stop = at + usize::from(found.len);
         sequences.copy(start, Match::new(stop - start, start - from));
-        for inside in next..stop.min(starts) {
+        // The bytes inside the match are found where they stood before. New are those that go beyond its end.
+        let new = stop.saturating_sub(MATCH_MIN_BYTES - 1).max(next);
+        for inside in new..stop.min(starts) {
             self.finder.enter(content, inside);
         }
         stop

@@ -17,7 +17,7 @@ use super::starts;
 /// Token and offset.
 const MATCH_COST: u32 = 3;
 /// So many literals, and each 255 more, take a byte beyond the token to count.
-const LITERALS_STEP: u16 = 15;
+const LITERALS_STEP: u32 = 15;
 /// So long a match, and each 255 bytes more, takes a byte beyond the token to count.
 const MATCH_STEP: u16 = 19;
 /// What such a byte counts to.
@@ -88,7 +88,7 @@ impl Parser {
             rest += 1;
             if literals == step {
                 rest += 1;
-                step += MORE_MAX;
+                step += u32::from(MORE_MAX);
             }
             if let Some(found) = self.matches.get_mut(at) {
                 let len = cheapest(found.len, &costs[at..], &mut rest);

@@ -137,6 +137,17 @@ fn noise_of_every_length_keeps_to_the_bound() {
     }
 }
 
+/// The longest run of literals there is.
+#[test]
+fn content_without_any_match_is_one_run_of_literals() {
+    let numbers = (0..1_u16 << 15).map(|number| number.wrapping_mul(40_503));
+    let content: Vec<u8> = numbers.flat_map(u16::to_le_bytes).collect();
+    for encoder in &mut encoders() {
+        let payload = check(encoder, &content);
+        assert_eq!(payload.len(), 1 + 1 + (65_536 - 15) / 255 + 65_536);
+    }
+}
+
 #[test]
 fn higher_levels_are_not_larger() {
     let content = structured(&[
