@@ -19,6 +19,7 @@
 mod apply;
 mod convert;
 mod digest;
+mod documents;
 mod ext4;
 mod inspect;
 mod layout;

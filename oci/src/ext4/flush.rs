@@ -1,5 +1,7 @@
 //! Bringing the metadata to the disk.
 
+use std::ops::Range;
+
 use super::bytes::{halves, put, put_u16, put_u32};
 use super::extents::{ROOT_LEN, tree, tree_blocks};
 use super::geometry::{
@@ -164,14 +166,23 @@ impl FileSystem {
     fn inode_bitmap(&self, group: u32) -> Vec<u8> {
         let per_group = self.geometry.inodes_per_group;
         let mut bitmap = vec![0; BLOCK_LEN];
-        for at in 0..per_group {
-            let number = group * per_group + at + 1;
-            if self.is_used(number) {
-                bitmap[bit_byte(at)] |= 1 << (at % 8);
-            }
+        for number in self
+            .known_inodes(group)
+            .filter(|number| self.is_used(*number))
+        {
+            let at = (number - 1) % per_group;
+            bitmap[bit_byte(at)] |= 1 << (at % 8);
         }
         set_from(&mut bitmap, per_group);
         bitmap
+    }
+
+    /// The inodes of a group, but for those behind the last one that was ever used.
+    fn known_inodes(&self, group: u32) -> Range<u32> {
+        let per_group = self.geometry.inodes_per_group;
+        let first = group * per_group + 1;
+        let end = u32::try_from(self.inodes.len() + 1).unwrap_or(u32::MAX);
+        first..end.clamp(first, first + per_group)
     }
 
     fn is_used(&self, number: u32) -> bool {
@@ -180,11 +191,9 @@ impl FileSystem {
 
     fn descriptor(&self, group: u32) -> [u8; DESCRIPTOR_LEN] {
         let placement = self.geometry.placement(group);
-        let per_group = self.geometry.inodes_per_group;
-        let first = group * per_group + 1;
-        let (mut free_inodes, mut directories) = (0, 0);
-        for number in first..first + per_group {
-            free_inodes += u32::from(!self.is_used(number));
+        let (mut free_inodes, mut directories) = (self.geometry.inodes_per_group, 0);
+        for number in self.known_inodes(group) {
+            free_inodes -= u32::from(self.is_used(number));
             directories += u32::from(self.directory(number).is_some());
         }
         let mut descriptor = [0; DESCRIPTOR_LEN];

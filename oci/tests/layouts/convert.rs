@@ -463,23 +463,21 @@ fn whiteouts_hide_only_what_is_below_whatever_their_place() {
         dir("b"),
         whiteout("b"),
     ];
+    let third = vec![file("only", "3"), opaque("")];
     let work = tempfile::tempdir().unwrap();
     let (from, to) = (work.path().join("from"), work.path().join("to"));
-    write_layout(
-        &from,
-        &[
-            (archive(&first), Wrap::Plain),
-            (archive(&second), Wrap::Plain),
-        ],
-    );
+    let archives = [first, second, third].map(|layer| (archive(&layer), Wrap::Plain));
+    write_layout(&from, &archives);
     let converted = convert(&from, &to, &options(16 << 20), &()).unwrap();
-    let flat = work.path().join("flat");
-    disk::flatten(&blobs(&to, &converted), &flat);
-    let names: Vec<_> = disk::tree(&flat)
-        .into_keys()
-        .map(|path| String::from_utf8(path).unwrap())
-        .collect();
-    assert_eq!(names, ["", "a", "a/x", "b", "b/new"]);
+    let blobs = blobs(&to, &converted);
+    let names = |count: usize| -> Vec<String> {
+        let flat = work.path().join("flat");
+        disk::flatten(&blobs[..=count], &flat);
+        let paths = disk::tree(&flat).into_keys();
+        paths.map(|path| String::from_utf8(path).unwrap()).collect()
+    };
+    assert_eq!(names(2), ["", "a", "a/x", "b", "b/new"]);
+    assert_eq!(names(3), ["", "only"]);
 }
 
 #[test]

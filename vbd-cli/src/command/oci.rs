@@ -8,6 +8,7 @@ use oci::{ConvertOptions, Converted, Selection, WantedPlatform};
 use serde::Serialize;
 
 use crate::args::{AlgorithmArg, ForceArgs, PackingArgs, ZFileArgs, parse_size};
+use crate::size::Size;
 use crate::ui::{Stop, Ui};
 
 /// Exit status when a layout is damaged.
@@ -140,14 +141,17 @@ impl fmt::Display for Shown {
             let from = match &layer.source {
                 None => "empty file system".to_owned(),
                 Some(_) => format!(
-                    "{} members, {} bytes, changed {} bytes of the disk",
-                    layer.members, layer.source_len_bytes, layer.changed_len_bytes
+                    "{} members in {}, which change {} of the disk",
+                    layer.members,
+                    Size(layer.source_len_bytes),
+                    Size(layer.changed_len_bytes)
                 ),
             };
             writeln!(
                 f,
-                "layer {ordinal:<4} {}  {} bytes\n           from {from}",
-                layer.digest, layer.len_bytes
+                "layer {ordinal:<4} {}  {}\n           from {from}",
+                layer.digest,
+                Size(layer.len_bytes)
             )?;
         }
         writeln!(f, "manifest   {}", converted.manifest)?;
