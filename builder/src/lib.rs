@@ -9,7 +9,7 @@
 //! - [`export_raw`], [`export_stream`] and [`export_qcow2`] go the other way.
 //! - [`copy_layer`] and [`copy_stream`] are the short way, for layers that stay what they are.
 //! - [`Packer`] takes the bytes of a layer and stores them as a [`Packing`] says.
-//! - [`Output`] is a file that appears under its name only when it is complete.
+//! - [`Output`] is a file that appears under its name only when it is complete, [`OutputDir`] a directory.
 //! - [`Progress`] is told how far things have come.
 //!
 //! The same input and options give the same bytes, on any number of processors. Memory is bounded by constants of this
@@ -31,6 +31,7 @@ mod layer;
 mod merge;
 mod mkfs;
 mod output;
+mod output_dir;
 mod pack;
 mod parallel;
 mod program;
@@ -56,6 +57,7 @@ pub use layer::{LayerOptions, Written};
 pub use merge::Merge;
 pub use mkfs::{FileSystem, FileSystemError, FileSystemOptions, make as make_file_system};
 pub use output::{Output, OutputError, Scratch, remove_unfinished};
+pub use output_dir::OutputDir;
 pub use pack::{PackError, Packed, Packer, Packing};
 pub use program::ProgramError;
 pub use progress::Progress;

@@ -227,12 +227,12 @@ impl Drop for Scratch {
     }
 }
 
-fn remember(path: &Path) {
+pub(crate) fn remember(path: &Path) {
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     unfinished.push(path.to_owned());
 }
 
-fn forget(path: &Path) {
+pub(crate) fn forget(path: &Path) {
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     unfinished.retain(|other| other != path);
 }
@@ -264,7 +264,7 @@ fn has_no_nameless_files(error: &io::Error) -> bool {
     )
 }
 
-fn directory(path: &Path) -> &Path {
+pub(crate) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),

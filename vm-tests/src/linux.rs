@@ -57,6 +57,8 @@ pub struct Report {
     pub files: BTreeMap<String, String>,
     /// Target of every symbolic link by path.
     pub links: BTreeMap<String, String>,
+    /// Type, permissions, owner, group, links, device and time of everything by path, as `stat` prints them.
+    pub nodes: BTreeMap<String, String>,
     /// Attempts to write that were refused, with the complaint.
     pub refused: BTreeMap<String, String>,
     /// Attempts to write that went through. There must be none.
@@ -94,6 +96,7 @@ impl Report {
                 "fact" => drop(report.facts.insert(first, second)),
                 "file" => drop(report.files.insert(second, first)),
                 "link" => drop(report.links.insert(first, second)),
+                "node" => drop(report.nodes.insert(first, second)),
                 "refused" => drop(report.refused.insert(first, second)),
                 "allowed" => report.allowed.push(first),
                 _ => {}

@@ -11,6 +11,7 @@ mod export;
 mod info;
 mod manual;
 mod merge;
+mod oci;
 mod verify;
 
 use clap::Subcommand;
@@ -38,6 +39,8 @@ pub enum Command {
     Compress(compress::Compress),
     /// Store a layer as it is.
     Decompress(decompress::Decompress),
+    /// Convert and inspect OCI image layouts.
+    Oci(oci::Oci),
     /// Write and check image configurations.
     Config(config::Config),
     /// Print shell completions.
@@ -63,6 +66,7 @@ impl Command {
             Self::Export(command) => command.run(ui),
             Self::Compress(command) => command.run(ui),
             Self::Decompress(command) => command.run(ui),
+            Self::Oci(command) => command.run(ui),
             Self::Config(command) => command.run(ui),
             Self::Completions(command) => Ok(command.run(ui)?),
             Self::Manual(command) => Ok(command.run(ui)?),
