@@ -322,8 +322,8 @@ fn what_cannot_be_made_is_refused_by_name() {
         seed: 0,
     };
     let paths = files.write(&[plan]);
-    for which in [1..=1, 0..=1, 1..=0] {
-        let error = Merge::open(&paths, which).unwrap_err();
+    for (from, to) in [(1, 1), (0, 1), (1, 0), (2, 0), (0, usize::MAX - 1)] {
+        let error = Merge::open(&paths, from..=to).unwrap_err();
         assert!(matches!(error, BuildError::NoSuchLayers { .. }), "{error}");
     }
     assert!(!files.path("out").exists());
@@ -387,7 +387,7 @@ fn a_read_write_layer_is_committed_from_its_directory() {
         seed: 1,
     };
     fs::rename(
-        &files.write(&[plan.clone()])[0],
+        &files.write(std::slice::from_ref(&plan))[0],
         dir.join("overlaybd.sealed"),
     )
     .unwrap();
