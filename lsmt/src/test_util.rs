@@ -81,6 +81,53 @@ pub fn sealed_in_place(runs: &[Run], virtual_size_bytes: u64, seed: u64) -> Vec<
     bytes
 }
 
+/// The data file and the index file that a live system leaves behind which has made these writes, one after another. They
+/// may overlap. `seed` decides where the index has slots that were never used.
+#[must_use]
+pub fn unsealed(writes: &[Run], virtual_size_bytes: u64, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut dice = Dice { seed, rolls: 0 };
+    let header = |flags: u32, index_offset: u64| {
+        padded(&RawHeader {
+            magic0: MAGIC0,
+            magic1: MAGIC1,
+            size: HEADER_SIZE_FIELD.into(),
+            flags: (FLAG_HEADER | flags).into(),
+            index_offset: index_offset.into(),
+            index_size: 0.into(),
+            virtual_size: virtual_size_bytes.into(),
+            uuid: *Uuid::NIL.as_bytes(),
+            parent_uuid: *Uuid::NIL.as_bytes(),
+            reserved: [0; 2],
+            version: VERSION.0,
+            sub_version: VERSION.1,
+            user_tag: [0; USER_TAG_LEN_BYTES],
+        })
+    };
+    let (mut data, mut index) = (
+        header(FLAG_DATA_FILE, 0),
+        header(0, HEADER_LEN_BYTES as u64),
+    );
+    for write in writes {
+        let mut put = |first: u64, word1: u64| {
+            let record = RawRecord {
+                word0: (first | (write.len_sectors << LEN_SHIFT)).into(),
+                word1: word1.into(),
+            };
+            index.extend_from_slice(record.as_bytes());
+        };
+        while dice.roll(4) == 0 {
+            put(INVALID_OFFSET, dice.roll(u64::MAX));
+        }
+        let zeroed = if write.data.is_none() { ZEROED_BIT } else { 0 };
+        put(
+            write.first_sector,
+            (data.len() as u64 / SECTOR_LEN_BYTES) | zeroed,
+        );
+        data.extend(write.data.iter().flatten());
+    }
+    (data, index)
+}
+
 /// Appends the data of all runs in an arbitrary order; returns where each run's data is, in sectors.
 fn append_data(bytes: &mut Vec<u8>, runs: &[Run], dice: &mut Dice) -> Vec<u64> {
     let mut order: Vec<usize> = (0..runs.len()).collect();

@@ -179,11 +179,11 @@ impl From<CodecArg> for zfile::Algorithm {
 /// What a layer says about itself.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NameArgs {
-    /// Name of the layer: a UUID, by default the nil one.
+    /// Name of the layer: a UUID. By default that of the layer it is made from, or the nil one.
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     pub(crate) uuid: Option<lsmt::Uuid>,
 
-    /// Name of the layer below; by default what that layer says.
+    /// Name of the layer below: a UUID. By default what is known of it, or the nil one.
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     pub(crate) parent: Option<lsmt::Uuid>,
 

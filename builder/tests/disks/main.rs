@@ -19,12 +19,12 @@ use builder::{
     open_content,
 };
 use image::Image;
-use lsmt::test_util::Run;
+use lsmt::test_util::{Run, unsealed};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof};
 use proptest::test_runner::Config;
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
-use support::{Files, LayerPlan, Memory, SECTOR, flat, len, options, read, stacks};
+use support::{Files, LayerPlan, Memory, SECTOR, flat, len, options, read, stacks, writes};
 
 /// Granularities that small disks have several units of.
 fn granularities() -> impl Strategy<Value = u32> {
@@ -69,7 +69,7 @@ fn stack(paths: &[std::path::PathBuf]) -> Stack {
 }
 
 proptest! {
-    #![proptest_config(Config::with_cases(96))]
+    #![proptest_config(Config::with_cases(64))]
 
     #[test]
     fn a_created_layer_reads_as_its_disk(
@@ -184,6 +184,27 @@ proptest! {
             prop_assert_eq!(fs::read(&path).unwrap(), fs::read(files.path("again")).unwrap());
         }
         prop_assert_eq!(read(&paths), before);
+    }
+
+    /// Data lies in the file as it was written, and is copied in the order of the disk.
+    #[test]
+    fn a_read_write_layer_is_committed_as_it_was_written(
+        writes in writes(), lower in stacks(), seed in any::<u64>(), threads in 1..4_usize,
+    ) {
+        let files = Files::new();
+        let mut paths = files.write(&lower);
+        let size = 300 * 512;
+        let (data, index) = unsealed(&writes, size, seed);
+        fs::write(files.path("data"), data).unwrap();
+        fs::write(files.path("index"), index).unwrap();
+        let commit = Commit::open_pair(&files.path("data"), &files.path("index")).unwrap();
+        prop_assert_eq!(commit.form(), CommitForm::Appended);
+        let options = options(usize::try_from(commit.virtual_size_bytes).unwrap(), threads);
+        commit.write(files.output("out"), &options, &()).unwrap();
+        paths.push(files.path("out"));
+        let upper = LayerPlan { runs: writes, virtual_size_bytes: size, seed };
+        let layers = [lower, vec![upper]].concat();
+        prop_assert!(read(&paths) == flat(&layers, usize::try_from(size).unwrap()));
     }
 
     #[test]

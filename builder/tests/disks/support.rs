@@ -104,6 +104,11 @@ pub(crate) fn stacks() -> impl Strategy<Value = Vec<LayerPlan>> {
     })
 }
 
+/// Writes of a live system, in the order in which they were made.
+pub(crate) fn writes() -> impl Strategy<Value = Vec<Run>> {
+    prop::collection::vec(runs(), 0..6).prop_map(|rounds| rounds.concat())
+}
+
 /// What a disk of `len` bytes holds on which these layers lie.
 pub(crate) fn flat(layers: &[LayerPlan], len: usize) -> Vec<u8> {
     let reach = usize::try_from(REACH_SECTORS).unwrap() * SECTOR;

@@ -15,6 +15,10 @@ use crate::ui::Ui;
 /// data file with holes, or a layer that is sealed already. What was overwritten is left out. The system that writes must
 /// have stopped.
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+vbd commit [OPTIONS] <DIR> <OUT>
+       vbd commit [OPTIONS] <DATA> <INDEX> <OUT>
+       vbd commit [OPTIONS] <FILE> <OUT>")]
 #[command(after_long_help = "\
 Examples:
   vbd commit /var/lib/overlaybd/snapshots/42/block app.lsmt
@@ -25,7 +29,7 @@ A data file with holes keeps no trace of discards: what was discarded in such a 
 does in the live system after it has opened the layer anew.")]
 pub struct Commit {
     /// What to commit, and last the layer to make.
-    #[arg(value_name = "DIR|FILE|DATA INDEX> <OUT", required = true, num_args = 2..=3)]
+    #[arg(value_name = "PATH", required = true, num_args = 2..=3)]
     paths: Vec<PathBuf>,
 
     /// Length of the disk, where the layer should state another than it does.

@@ -19,6 +19,9 @@ use crate::ui::{Stop, Ui};
 ///
 /// Every byte is read from its layer, and checked against its checksum where the layer has them.
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+vbd export [OPTIONS] <LAYER>... <OUT>
+       vbd export [OPTIONS] --config <FILE> <OUT>")]
 #[command(after_long_help = "\
 Examples:
   vbd export base.lsmt app.zfile --to raw disk.img
@@ -27,7 +30,7 @@ Examples:
   vbd export base.lsmt --range 1M+512 --to raw - | hexdump -C")]
 pub struct Export {
     /// Layers, from the lowest to the highest, and last the file to write; - is standard output.
-    #[arg(value_name = "LAYER...> <OUT", required = true, num_args = 1..)]
+    #[arg(value_name = "LAYER", required = true, num_args = 1..)]
     paths: Vec<PathBuf>,
 
     /// Take the layers from an image configuration (config.v1.json); then only the file to write is given.

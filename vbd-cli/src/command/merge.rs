@@ -12,6 +12,9 @@ use crate::ui::{Stop, Ui};
 ///
 /// The new layer reads as those did, alone or in their place in the stack. What was overwritten or discarded is left out.
 #[derive(Debug, Args)]
+#[command(override_usage = "\
+vbd merge [OPTIONS] <LAYER>... <OUT>
+       vbd merge [OPTIONS] --config <FILE> <OUT>")]
 #[command(after_long_help = "\
 Examples:
   vbd merge base.lsmt app.zfile top.zfile all.lsmt
@@ -22,7 +25,7 @@ Ranges that are zero are left out where the lowest layer is merged, for nothing 
 for they hide what lies below.")]
 pub struct Merge {
     /// Layers of the stack, from the lowest to the highest, and last the layer to make.
-    #[arg(value_name = "LAYER...> <OUT", required = true, num_args = 1..)]
+    #[arg(value_name = "LAYER", required = true, num_args = 1..)]
     paths: Vec<PathBuf>,
 
     /// Take the layers from an image configuration (config.v1.json); then only the layer to make is given.
