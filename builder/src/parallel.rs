@@ -1,4 +1,7 @@
-//! Work by many threads whose results are taken in order.
+//! Work by many threads whose results are taken in order, on what the caller only lends them. (Threads of [`lanes`] outlive
+//! the call, and whoever writes to a packed file cannot wait for them to end.)
+//!
+//! [`lanes`]: crate::lanes
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;

@@ -58,7 +58,7 @@ pub(crate) struct SourceArgs {
     allow_backing: bool,
 
     /// Length of the disk: longer than the image, the rest is zeroes; shorter, the rest is left out.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     pub(crate) size: Option<u64>,
 }
 
@@ -97,6 +97,15 @@ pub(crate) fn directory(path: &Path) -> PathBuf {
     match path.parent() {
         Some(dir) if dir != Path::new("") => dir.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+/// Length of a disk, in bytes.
+pub(crate) fn parse_disk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    match size > 0 && size.is_multiple_of(lsmt::SECTOR_LEN_BYTES) {
+        true => Ok(size),
+        false => Err("a disk has whole sectors of 512 bytes, and at least one".to_owned()),
     }
 }
 

@@ -249,6 +249,8 @@ fn sizes_that_are_none_say_what_to_do() {
     desk.ended("diff --base l --from image o --granularity 513", 2);
     desk.ended("export l o --range 2-1", 2);
     desk.ended("create new --size 511", 2);
+    desk.ended("create new --size 0", 2);
+    desk.ended("commit out new --size 1000", 2);
     let said = desk.ended("create new", 2);
     assert!(said.contains("give --from, or --size"), "{said}");
     let empty = desk.json("create empty --size 1T");

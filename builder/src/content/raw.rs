@@ -35,7 +35,8 @@ impl Raw {
         Self { file, name }
     }
 
-    /// Where the next byte is, from `offset` on, that is data or a hole; the end where there is none.
+    /// Where the next byte is, from `offset` on, that is data or a hole; the end where there is none. This moves the
+    /// position of the file, which nobody looks at.
     fn seek(&self, to: SeekFrom) -> Result<u64, Errno> {
         match rustix::fs::seek(self.file.file(), to) {
             Ok(found) => Ok(found.min(self.file.len_bytes())),

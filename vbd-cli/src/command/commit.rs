@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use builder::{Commit as Layer, CommitForm};
 use clap::Args;
 
-use crate::args::parse_size;
-use crate::disks::{LayerArgs, LayerReport, remark_on_size};
+use crate::disks::{LayerArgs, LayerReport, parse_disk_size, remark_on_size};
 use crate::ui::Ui;
 
 /// Make a layer of what a live system has written.
@@ -33,7 +32,7 @@ pub struct Commit {
     paths: Vec<PathBuf>,
 
     /// Length of the disk, where the layer should state another than it does.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_disk_size)]
     size: Option<u64>,
 
     #[command(flatten)]

@@ -77,10 +77,6 @@ impl Create {
             (None, None) => Err(Stop::usage(anyhow!(
                 "nothing to make a layer of: give --from, or --size for an empty disk"
             ))),
-            (None, Some(size)) if size == 0 || !size.is_multiple_of(lsmt::SECTOR_LEN_BYTES) => {
-                let error = anyhow!("--size {size} is not a multiple of 512 above 0");
-                Err(Stop::usage(error))
-            }
             _ => Ok(self.make(ui)?),
         }
     }
