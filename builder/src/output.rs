@@ -173,9 +173,10 @@ impl Output {
     }
 }
 
-/// Removes what [`Output`]s of this process have left under names of their own. For the end by a signal, after which
-/// nobody drops anything.
+/// Removes what [`Output`]s and [`Scratch`] directories of this process have left under names of their own, and ends
+/// the programs that work for it. For the end by a signal, after which nobody drops anything.
 pub fn remove_unfinished() {
+    crate::program::end_all();
     let mut unfinished = UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner);
     for path in unfinished.drain(..) {
         // It may be gone: its owner is still running.
@@ -183,6 +184,46 @@ pub fn remove_unfinished() {
             true => fs::remove_dir_all(&path),
             false => fs::remove_file(&path),
         };
+    }
+}
+
+/// A directory for files on the way. It goes, with all that is in it, when it is dropped, and by
+/// [`remove_unfinished`].
+#[derive(Debug)]
+pub struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// A new directory in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When none can be made there.
+    pub fn new(dir: &Path) -> Result<Self, OutputError> {
+        let dir = tempfile::Builder::new()
+            .prefix(".vbd-")
+            .tempdir_in(dir)
+            .map_err(|source| OutputError::Io {
+                path: dir.to_owned(),
+                source,
+            })?;
+        remember(dir.path());
+        Ok(Self { dir })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Gone before it is forgotten, so that a signal meanwhile goes on with it.
+        let _removed = fs::remove_dir_all(self.dir.path());
+        forget(self.dir.path());
     }
 }
 

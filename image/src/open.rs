@@ -37,6 +37,20 @@ impl Image {
     ///
     /// The first layer that cannot be used, by ordinal and path, or why the layers make no disk together.
     pub fn open<P: AsRef<Path>>(paths: &[P]) -> Result<Self, OpenError> {
+        Self::open_files(paths, None)
+    }
+
+    /// Opens the layers at `paths`, lowest first, as they are seen below a layer that states the size `len_bytes`, a
+    /// multiple of 512: the disk is that long, and what the layers hold up to there counts, whatever they say.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Image::open`], but no layer need state a size.
+    pub fn open_with_len<P: AsRef<Path>>(paths: &[P], len_bytes: u64) -> Result<Self, OpenError> {
+        Self::open_files(paths, Some(len_bytes))
+    }
+
+    fn open_files<P: AsRef<Path>>(paths: &[P], len_bytes: Option<u64>) -> Result<Self, OpenError> {
         check_layer_count(paths.len())?;
         let blobs = paths.iter().map(|path| {
             let path = path.as_ref();
@@ -47,7 +61,7 @@ impl Image {
                     .map_err(LayerError::from),
             )
         });
-        Self::stack(blobs, MAX_RECORDS)
+        Self::stack(blobs, MAX_RECORDS, len_bytes)
     }
 
     /// Opens layers that are already open as byte sources, lowest first; the paths are names for messages.
@@ -60,12 +74,13 @@ impl Image {
     pub fn from_blobs(blobs: Vec<(PathBuf, Bytes)>) -> Result<Self, OpenError> {
         check_layer_count(blobs.len())?;
         let blobs = blobs.into_iter().map(|(path, bytes)| (path, Ok(bytes)));
-        Self::stack(blobs, MAX_RECORDS)
+        Self::stack(blobs, MAX_RECORDS, None)
     }
 
     fn stack(
         blobs: impl Iterator<Item = (PathBuf, Result<Bytes, LayerError>)>,
         max_records: usize,
+        len_bytes: Option<u64>,
     ) -> Result<Self, OpenError> {
         let mut paths = Vec::new();
         let mut layers = Vec::new();
@@ -93,7 +108,11 @@ impl Image {
             paths.push(path);
         }
         let layer_count = layers.len();
-        let disk = Disk::new(layers).map_err(|source| OpenError::Stack {
+        let disk = match len_bytes {
+            None => Disk::new(layers),
+            Some(len_bytes) => Disk::with_len(layers, len_bytes),
+        };
+        let disk = disk.map_err(|source| OpenError::Stack {
             layer_count,
             source,
         })?;
@@ -205,7 +224,7 @@ mod tests {
 
     fn stack(layer_count: usize, max_records: usize) -> Result<Image, OpenError> {
         let blob = |ordinal| (PathBuf::from(format!("/layers/{ordinal}")), Ok(layer()));
-        Image::stack((0..layer_count).map(blob), max_records)
+        Image::stack((0..layer_count).map(blob), max_records, None)
     }
 
     #[test]

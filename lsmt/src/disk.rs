@@ -37,7 +37,26 @@ impl<S: ReadAt> Disk<S> {
     ///
     /// When there are no layers or too many, when none states a size, or when the merged index would be larger
     /// than [`MAX_SEGMENTS`].
-    pub fn new(mut layers: Vec<Layer<S>>) -> Result<Self, StackError> {
+    pub fn new(layers: Vec<Layer<S>>) -> Result<Self, StackError> {
+        let len_bytes = layers
+            .iter()
+            .rev()
+            .map(|layer| layer.info().virtual_size_bytes)
+            .find(|size| *size > 0);
+        Self::stack(layers, len_bytes)
+    }
+
+    /// Stacks `layers` as they are seen below a layer that states the size `len_bytes`, a multiple of 512: what they
+    /// hold up to there counts, whatever sizes they state themselves.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new), but a size is not needed.
+    pub fn with_len(layers: Vec<Layer<S>>, len_bytes: u64) -> Result<Self, StackError> {
+        Self::stack(layers, Some(len_bytes))
+    }
+
+    fn stack(mut layers: Vec<Layer<S>>, len_bytes: Option<u64>) -> Result<Self, StackError> {
         if layers.is_empty() {
             return Err(StackError::NoLayers);
         }
@@ -47,12 +66,7 @@ impl<S: ReadAt> Disk<S> {
                 max: MAX_LAYERS,
             });
         }
-        let len_bytes = layers
-            .iter()
-            .rev()
-            .map(|layer| layer.info().virtual_size_bytes)
-            .find(|size| *size > 0)
-            .ok_or(StackError::NoVirtualSize)?;
+        let len_bytes = len_bytes.ok_or(StackError::NoVirtualSize)?;
         let indexes = (0..=u8::MAX)
             .zip(&mut layers)
             .map(|(ordinal, layer)| {

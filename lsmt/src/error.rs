@@ -4,6 +4,8 @@ use std::fmt;
 
 use blob::{ReadError, ReadErrorKind};
 
+use crate::header::Uuid;
+
 /// Why a source cannot be opened as a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -205,6 +207,55 @@ pub enum Feature {
         major: u8,
         /// Sub-version found.
         minor: u8,
+    },
+}
+
+/// Why a read-write layer cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnsealedError {
+    /// The data file cannot be used.
+    #[error("data file")]
+    Data(#[source] OpenError),
+    /// The index file cannot be used.
+    #[error("index file")]
+    Index(#[source] OpenError),
+    /// The data file is sealed: it has its index in itself.
+    #[error("the data file is sealed: it has its index in itself, and needs no index file")]
+    Sealed,
+    /// The data file is the disk itself, with holes, and has no index file.
+    #[error("the data file is sparse: its holes are its index, and it needs no index file")]
+    Sparse,
+    /// The data file is of the form that has an index file.
+    #[error("the data file needs its index file (writable_index)")]
+    NotSparse,
+    /// What was given as the index file is something else.
+    #[error("not an index file: its flags are {flags:#x}; are data and index file swapped?")]
+    NotAnIndex {
+        /// All flags of its header.
+        flags: u32,
+    },
+    /// Data file and index file belong to different layers.
+    #[error("the data file is of layer {data}, the index file of layer {index}")]
+    OfAnother {
+        /// Name in the data file.
+        data: Uuid,
+        /// Name in the index file.
+        index: Uuid,
+    },
+    /// A record makes no sense.
+    #[error("record {number} of the index file {fault}")]
+    Record {
+        /// Number of the record, from 0 as they are stored.
+        number: u64,
+        /// What is wrong with it.
+        fault: &'static str,
+    },
+    /// The layer has more segments than [`MAX_SEGMENTS`](crate::MAX_SEGMENTS).
+    #[error("the layer has more segments than the limit of {max}")]
+    TooManySegments {
+        /// Segments accepted.
+        max: usize,
     },
 }
 

@@ -174,6 +174,17 @@ pub(crate) fn check_trailer(
     check_common(trailer, Part::Trailer)?;
 
     let virtual_size_bytes = trailer.virtual_size.get();
+    check_virtual_size(virtual_size_bytes)?;
+    let (index_offset, record_count) = check_index_place(trailer, trailer_offset)?;
+    Ok(Geometry {
+        virtual_size_bytes,
+        index_offset,
+        record_count,
+    })
+}
+
+/// The rules for the size of a disk, which may be 0.
+pub(crate) fn check_virtual_size(virtual_size_bytes: u64) -> Result<(), OpenError> {
     if virtual_size_bytes > MAX_VIRTUAL_SIZE_BYTES {
         return Err(OpenError::Limit {
             what: "virtual size in bytes",
@@ -186,12 +197,7 @@ pub(crate) fn check_trailer(
             virtual_size_bytes,
         }));
     }
-    let (index_offset, record_count) = check_index_place(trailer, trailer_offset)?;
-    Ok(Geometry {
-        virtual_size_bytes,
-        index_offset,
-        record_count,
-    })
+    Ok(())
 }
 
 fn check_index_place(trailer: &RawHeader, trailer_offset: u64) -> Result<(u64, usize), OpenError> {
@@ -241,12 +247,12 @@ pub(crate) fn compare(header: &RawHeader, trailer: &RawHeader) -> Vec<Warning> {
     .collect()
 }
 
-fn has_magic(raw: &RawHeader) -> bool {
+pub(crate) fn has_magic(raw: &RawHeader) -> bool {
     raw.magic0 == MAGIC0 && raw.magic1 == MAGIC1
 }
 
 /// The rules that header and trailer share.
-fn check_common(raw: &RawHeader, part: Part) -> Result<(), OpenError> {
+pub(crate) fn check_common(raw: &RawHeader, part: Part) -> Result<(), OpenError> {
     let flags = raw.flags.get();
     if flags & FLAG_HYBRID != 0 {
         return Err(OpenError::Unsupported(Feature::Hybrid));

@@ -141,7 +141,7 @@ fn read_header(source: &impl ReadAt, offset: u64) -> Result<RawHeader, OpenError
     Ok(raw)
 }
 
-fn without_trailing_nuls(tag: &[u8]) -> Vec<u8> {
+pub(crate) fn without_trailing_nuls(tag: &[u8]) -> Vec<u8> {
     let len = tag
         .iter()
         .rposition(|byte| *byte != 0)

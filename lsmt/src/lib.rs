@@ -26,13 +26,14 @@
 //! 4. [`Disk::resolve`] answers where a byte range comes from, as [`Extent`]s, without reading anything.
 //! 5. [`Disk::read_extent`] fetches one of them; [`ReadAt`](blob::ReadAt) for [`Disk`] does 4 and 5 at once.
 //!
-//! [`Writer`] makes layers.
+//! [`Writer`] makes layers. [`Disk::segments`] says everything that a stack decides, for whoever makes one layer of many;
+//! [`Unsealed`] reads what a live system has written and not sealed, for whoever makes a layer of it.
 //!
 //! Words used here: a *record* is what an index stores; a *segment* is a record that passed its checks, or a piece
 //! of one; a *hole* is what no layer speaks of, and reads as zeroes; a *zeroed* range is what a layer decides to
 //! be zero, which hides the layers below. An *ordinal* counts layers from the lowest, which is 0.
 //!
-//! What this crate refuses to do: read layers that are still being written, or turboOCI layers, whose data is in
+//! What this crate refuses to do: stack layers that are still being written, or turboOCI layers, whose data is in
 //! another file (it says so by name); guess where a number is out of bounds; answer a read with anything but the
 //! bytes asked for or an error. It does not decompress and does not unwrap archives: hand it the plain bytes of a
 //! layer as a [`ReadAt`](blob::ReadAt). It does not log: see [`LayerInfo::warnings`]. Nothing in a layer protects
@@ -92,10 +93,13 @@ mod merged_index;
 mod segment;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+mod unsealed;
 mod writer;
 
 pub use disk::Disk;
-pub use error::{Corruption, Feature, LayerReadError, OpenError, Part, StackError, WriteError};
+pub use error::{
+    Corruption, Feature, LayerReadError, OpenError, Part, StackError, UnsealedError, WriteError,
+};
 pub use extent::Extent;
 pub use format::{
     HEADER_LEN_BYTES, MAX_INDEX_RECORDS, MAX_LAYERS, MAX_SEGMENTS, MAX_VIRTUAL_SIZE_BYTES,
@@ -104,4 +108,5 @@ pub use format::{
 pub use header::{HeaderForm, Kind, Uuid, Warning, probe};
 pub use layer::{Layer, LayerInfo};
 pub use segment::Segment;
+pub use unsealed::{MAX_UNSEALED_RECORDS, Unsealed, UnsealedInfo};
 pub use writer::{Writer, WriterOptions};

@@ -14,6 +14,8 @@ use crate::format::{
 use crate::header::Uuid;
 use crate::segment::Segment;
 
+const EMPTY_SECTOR: [u8; 512] = [0; 512];
+
 /// What a layer is to say about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriterOptions {
@@ -30,10 +32,16 @@ pub struct WriterOptions {
     /// index. The record zeroes the last sector that the format can express, 2^50 - 2. That is 2^13 times beyond
     /// the largest disk, so the record hides nothing, whatever the disk is resized to.
     pub avoid_empty_index: bool,
+    /// Fills the data with zeroes up to a multiple of 4096 bytes, so that index, trailer and end of the layer lie at
+    /// multiples of it, too, which the kernel reader needs. No record speaks of the filling. The reference has none.
+    pub pad_data: bool,
+    /// Lets ranges lie beyond the virtual size, up to the largest disk: what is left from a disk that was longer
+    /// once, and is seen again where a layer above makes it longer.
+    pub beyond_virtual_size: bool,
 }
 
 impl Default for WriterOptions {
-    /// No size, no names, no text; avoids an empty index.
+    /// No size, no names, no text; avoids an empty index; otherwise as the reference's commit.
     fn default() -> Self {
         Self {
             virtual_size_bytes: 0,
@@ -41,18 +49,20 @@ impl Default for WriterOptions {
             parent_uuid: Uuid::NIL,
             user_tag: Vec::new(),
             avoid_empty_index: true,
+            pad_data: false,
+            beyond_virtual_size: false,
         }
     }
 }
 
-/// Writes a committed layer, byte for byte as the reference's commit does.
+/// Writes a committed layer, byte for byte as the reference's commit does unless its options say otherwise.
 ///
 /// Ranges come in ascending order; data goes out at once, in that order, and only the index stays in memory
 /// (16 bytes per record, at most 999,936 records). What touches is merged as committers do: into records of less
 /// than 16383 sectors, data in steps of 64.
 ///
-/// For layers that kernel readers also open, use ranges of whole 4096-byte blocks and the same virtual size, at
-/// most 2 TiB, in every layer.
+/// For layers that kernel readers also open, use the same virtual size, at most 2 TiB, in every layer, and ranges of
+/// whole 4096-byte blocks or [`pad_data`](WriterOptions::pad_data).
 #[derive(Debug)]
 pub struct Writer<W> {
     output: W,
@@ -64,7 +74,10 @@ pub struct Writer<W> {
     end: u64,
     /// Disk sectors that ranges may cover.
     max_end: u64,
+    data_sectors: u64,
+    zeroed_sectors: u64,
     avoid_empty_index: bool,
+    pad_data: bool,
 }
 
 impl<W: Write> Writer<W> {
@@ -117,11 +130,29 @@ impl<W: Write> Writer<W> {
             position: FIRST_DATA_SECTOR,
             end: 0,
             max_end: match virtual_size_bytes {
-                0 => MAX_VIRTUAL_SIZE_BYTES / SECTOR_LEN_BYTES,
-                size => size / SECTOR_LEN_BYTES,
+                size @ 1.. if !options.beyond_virtual_size => size / SECTOR_LEN_BYTES,
+                _ => MAX_VIRTUAL_SIZE_BYTES / SECTOR_LEN_BYTES,
             },
+            data_sectors: 0,
+            zeroed_sectors: 0,
             avoid_empty_index: options.avoid_empty_index,
+            pad_data: options.pad_data,
         })
+    }
+
+    /// Disk sectors decided by data so far.
+    pub fn data_sectors(&self) -> u64 {
+        self.data_sectors
+    }
+
+    /// Disk sectors decided to be zero so far.
+    pub fn zeroed_sectors(&self) -> u64 {
+        self.zeroed_sectors
+    }
+
+    /// Records of the index so far.
+    pub fn record_count(&self) -> usize {
+        self.records.len()
     }
 
     /// Decides the sectors from `first_sector` on: they hold `bytes`, which are whole sectors.
@@ -146,6 +177,7 @@ impl<W: Write> Writer<W> {
             self.position += len;
             first += len;
         }
+        self.data_sectors += end - first_sector;
         self.end = end;
         Ok(())
     }
@@ -163,6 +195,7 @@ impl<W: Write> Writer<W> {
             self.record(Segment::new(first, len, self.position, true))?;
             first += len;
         }
+        self.zeroed_sectors += end - first_sector;
         self.end = end;
         Ok(())
     }
@@ -176,6 +209,13 @@ impl<W: Write> Writer<W> {
         if self.records.is_empty() && self.avoid_empty_index {
             let last_expressible = MAX_END_SECTOR - 1;
             self.record(Segment::new(last_expressible, 1, self.position, true))?;
+        }
+        if self.pad_data {
+            let filled = self.position.next_multiple_of(FIRST_DATA_SECTOR);
+            for _ in self.position..filled {
+                self.output.write_all(&EMPTY_SECTOR)?;
+            }
+            self.position = filled;
         }
         let padded = self.records.len().next_multiple_of(INDEX_PADDING_RECORDS);
         let padding = RawRecord {

@@ -309,3 +309,52 @@ fn output_that_fails_is_an_error_wherever_it_happens() {
         }
     }
 }
+
+#[test]
+fn padding_makes_every_part_a_multiple_of_4096_and_changes_nothing_else() {
+    for sectors in [0_usize, 1, 7, 8, 9, 100] {
+        let options = |pad_data| WriterOptions {
+            pad_data,
+            ..sized(1 << 20)
+        };
+        let layer = |pad_data| {
+            let mut writer = Writer::new(Vec::new(), &options(pad_data)).unwrap();
+            writer.zeroed(3, 2).unwrap();
+            writer.data(10, &vec![7; sectors * 512]).unwrap();
+            assert_eq!(writer.data_sectors(), sectors as u64);
+            assert_eq!(writer.zeroed_sectors(), 2);
+            writer.finish().unwrap()
+        };
+        let (plain, padded) = (layer(false), layer(true));
+        assert_eq!(padded.len() % 4096, 0);
+        assert_eq!(info(&padded).index_offset % 4096, 0);
+        assert_eq!(records(&padded), records(&plain));
+        assert_eq!(padded.len(), plain.len().next_multiple_of(4096));
+    }
+}
+
+#[test]
+fn leftovers_beyond_the_virtual_size_are_written_where_that_is_allowed() {
+    let options = WriterOptions {
+        beyond_virtual_size: true,
+        ..sized(4096)
+    };
+    let mut roomy = Writer::new(Vec::new(), &options).unwrap();
+    roomy.data(100, &[7; 512]).unwrap();
+    let last = MAX_VIRTUAL_SIZE_BYTES / 512 - 1;
+    roomy.zeroed(last, 1).unwrap();
+    assert!(matches!(
+        roomy.zeroed(last + 1, 1),
+        Err(WriteError::BeyondEnd { .. })
+    ));
+    let bytes = roomy.finish().unwrap();
+    let layers = vec![Layer::open(MemoryBlob::new(bytes)).unwrap()];
+    let disk = Disk::with_len(layers, 1 << 20).unwrap();
+    let mut sector = [0; 512];
+    disk.read_exact_at(&mut sector, 100 * 512).unwrap();
+    assert_eq!(sector, [7; 512]);
+    assert!(matches!(
+        writer(4096).data(100, &[7; 512]),
+        Err(WriteError::BeyondEnd { .. })
+    ));
+}

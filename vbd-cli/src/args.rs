@@ -33,15 +33,6 @@ impl StackArgs {
     pub(crate) fn paths(&self) -> anyhow::Result<Vec<PathBuf>> {
         stack_paths(&self.layers, self.config.as_deref())
     }
-
-    /// The disk they make.
-    ///
-    /// # Errors
-    ///
-    /// When a layer cannot be used; the error names it.
-    pub(crate) fn open(&self) -> anyhow::Result<Arc<Image>> {
-        open_stack(&self.paths()?)
-    }
 }
 
 /// The layers of a command: those given, or those of a configuration.
@@ -215,7 +206,7 @@ pub(crate) struct ForceArgs {
 }
 
 /// A UUID as 36 characters, kept in upper case as the reference writes it.
-fn parse_uuid(text: &str) -> Result<lsmt::Uuid, String> {
+pub(crate) fn parse_uuid(text: &str) -> Result<lsmt::Uuid, String> {
     let is_dash = |at: usize| matches!(at, 8 | 13 | 18 | 23);
     let fits = |(at, byte): (usize, u8)| match is_dash(at) {
         true => byte == b'-',

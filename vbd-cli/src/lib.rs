@@ -4,6 +4,7 @@
 
 mod args;
 mod command;
+mod disks;
 mod repack;
 mod signals;
 mod size;

@@ -159,7 +159,7 @@ fn inodes_and_space_run_out_with_words() {
     }
     let len = 3 * MIB / 2;
     let name = (root, &b"large"[..]);
-    let whole = &[std::ops::Range { start: 0, end: len }];
+    let whole = &[Range { start: 0, end: len }];
     system
         .make_file(name, Attributes::default(), len, whole, &mut repeat(1))
         .unwrap();

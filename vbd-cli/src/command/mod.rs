@@ -1,11 +1,16 @@
 //! The commands, a room each.
 
+mod commit;
 mod completions;
 mod compress;
 mod config;
+mod create;
 mod decompress;
+mod diff;
+mod export;
 mod info;
 mod manual;
+mod merge;
 mod oci;
 mod verify;
 
@@ -20,6 +25,16 @@ pub enum Command {
     Info(info::Info),
     /// Check layers to their last byte.
     Verify(verify::Verify),
+    /// Make a base layer of a disk.
+    Create(create::Create),
+    /// Make the layer that turns a stack into a new disk.
+    Diff(diff::Diff),
+    /// Make a layer of what a live system has written.
+    Commit(commit::Commit),
+    /// Make one layer of many.
+    Merge(merge::Merge),
+    /// Write the disk that layers make to a flat file.
+    Export(export::Export),
     /// Store a layer compressed.
     Compress(compress::Compress),
     /// Store a layer as it is.
@@ -44,6 +59,11 @@ impl Command {
         match self {
             Self::Info(command) => command.run(ui),
             Self::Verify(command) => command.run(ui),
+            Self::Create(command) => command.run(ui),
+            Self::Diff(command) => Ok(command.run(ui)?),
+            Self::Commit(command) => Ok(command.run(ui)?),
+            Self::Merge(command) => command.run(ui),
+            Self::Export(command) => command.run(ui),
             Self::Compress(command) => command.run(ui),
             Self::Decompress(command) => command.run(ui),
             Self::Oci(command) => command.run(ui),
