@@ -116,6 +116,7 @@ fn rewritten(bytes: &[u8], layer: &Layer<FileBlob>) -> Vec<u8> {
         parent_uuid: Uuid::from_text(*info.parent_uuid.as_bytes().first_chunk().unwrap()),
         user_tag: info.user_tag.clone(),
         avoid_empty_index: false,
+        ..WriterOptions::default()
     };
     let mut writer = Writer::new(Vec::new(), &options).unwrap();
     let index = &bytes[usize::try_from(info.index_offset).unwrap()..];

@@ -1,5 +1,10 @@
 //! What is said about the command line is true, and is where shells, readers and package builders look for it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not know as such"
+)]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
