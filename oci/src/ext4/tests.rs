@@ -169,3 +169,42 @@ fn inodes_and_space_run_out_with_words() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn texts_have_a_limit_and_removed_ones_do_not_count() {
+    let mut system = formatted(64 * MIB);
+    let root = system.root();
+    system.max_held_bytes = 10_000;
+    let attributes = Attributes {
+        xattrs: vec![Xattr::new(b"user.a", &[7; 99]).unwrap()],
+        ..Attributes::default()
+    };
+    // A name of 100 bytes, 100 of the attribute, and 300 of the target.
+    let make = |system: &mut FileSystem, at: u32| {
+        let (name, target) = (format!("{at:0100}"), [b'x'; 300]);
+        system.make_symlink(root, name.as_bytes(), attributes.clone(), &target)
+    };
+    for at in 0..20 {
+        make(&mut system, at).unwrap();
+    }
+    assert_eq!(system.held_bytes, 10_000);
+    for at in 0..10 {
+        system.remove(root, format!("{at:0100}").as_bytes());
+    }
+    assert_eq!(system.held_bytes, 5_000);
+    let kept = system
+        .look_up(root, format!("{:0100}", 15).as_bytes())
+        .unwrap();
+    system
+        .set_attributes(kept.inode, Attributes::default())
+        .unwrap();
+    assert_eq!(system.held_bytes, 4_900);
+    for at in 0..10 {
+        make(&mut system, at).unwrap();
+    }
+    let refused = make(&mut system, 99);
+    assert!(
+        matches!(refused, Err(Ext4Error::TooMuchText { max_bytes: 10_000 })),
+        "{refused:?}"
+    );
+}
