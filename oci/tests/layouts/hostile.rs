@@ -42,8 +42,8 @@ fn refused_entries(entries: &[Entry]) -> String {
 
 /// Links that lead to each other, with a detour before each of them.
 fn long_way() -> Vec<Entry> {
-    let detour = "./x/..".repeat(300);
-    let link = |at: u32| symlink(format!("l{at}"), format!("{detour}/l{}", at + 1));
+    let detour = "./x/../".repeat(300);
+    let link = |at: u32| symlink(format!("l{at}"), format!("{detour}l{}", at + 1));
     let mut entries = vec![dir("x")];
     entries.extend((0..20).map(link));
     entries.push(file("l0/file", ""));
