@@ -111,6 +111,8 @@ impl OutputDir {
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
+        // Gone before it is forgotten, so that a signal meanwhile goes on with it.
+        let _removed = fs::remove_dir_all(self.dir.path());
         forget(self.dir.path());
     }
 }

@@ -18,6 +18,8 @@ use crate::tar::{Member, MemberKind, Tar, TarError};
 
 /// Symbolic links that are followed for one path.
 pub const MAX_LINKS_FOLLOWED: usize = 255;
+/// Names that are looked up for one path, those of links on the way included.
+pub const MAX_NAMES_FOLLOWED: usize = 4096;
 /// Most members of a layer.
 pub const MAX_MEMBERS: u64 = 16 << 20;
 
@@ -63,8 +65,10 @@ pub enum MemberError {
         name: String,
     },
     /// Links that lead around.
-    #[error("more than {MAX_LINKS_FOLLOWED} symbolic links on the way")]
-    TooManyLinks,
+    #[error(
+        "more than {MAX_LINKS_FOLLOWED} symbolic links or {MAX_NAMES_FOLLOWED} names on the way"
+    )]
+    TooLongAWay,
     /// A hard link to nothing.
     #[error("hard link to {target:?}, which does not exist in this layer or those below")]
     LinkTarget {
@@ -278,8 +282,12 @@ impl Way {
         };
         // What is still to be walked, last part first.
         let mut parts: Vec<Vec<u8>> = path.iter().rev().map(|part| part.to_vec()).collect();
-        let mut links = 0;
+        let (mut links, mut names) = (0, 0);
         while let Some(part) = parts.pop() {
+            names += 1;
+            if names > MAX_NAMES_FOLLOWED {
+                return Err(MemberError::TooLongAWay);
+            }
             match part.as_slice() {
                 b"" | b"." => continue,
                 b".." => {
@@ -303,7 +311,7 @@ impl Way {
                         target.ok_or_else(|| MemberError::NotADirectory { name: shown(&part) })?;
                     links += 1;
                     if links > MAX_LINKS_FOLLOWED {
-                        return Err(MemberError::TooManyLinks);
+                        return Err(MemberError::TooLongAWay);
                     }
                     if target.starts_with(b"/") {
                         way.directory = system.root();

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use blob::FileBlob;
+use blob::{FileBlob, ReadAt, Window};
 use builder::Progress;
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +17,9 @@ use crate::layout::Layout;
 use crate::select::{Candidate, SelectError, Selection};
 use crate::spec::{Config, Descriptor, Manifest};
 use crate::stream::Compression;
+
+/// What is looked at to say what a blob is.
+const HEAD_LEN: usize = 512;
 
 /// What is in a layout.
 #[derive(Clone, Debug, Serialize)]
@@ -167,13 +170,9 @@ impl Inspector<'_> {
     }
 
     fn content(&self, descriptor: &Descriptor) -> String {
-        let path = self.layout.blob_path(&descriptor.digest);
-        let content = self
-            .layout
-            .open_blob(descriptor)
-            .ok()
-            .and_then(|file| content_of(file, &path));
-        content.unwrap_or_else(|| "not readable".to_owned())
+        let blob = self.layout.open_blob(descriptor).ok();
+        blob.and_then(content_of)
+            .unwrap_or_else(|| "not readable".to_owned())
     }
 
     fn problem(&mut self, what: &str, error: &dyn Error) {
@@ -188,29 +187,41 @@ impl Inspector<'_> {
     }
 }
 
-/// What a blob is by its first bytes.
-fn content_of(file: File, path: &Path) -> Option<String> {
-    const HEAD_LEN: usize = 512;
+/// What a blob is by its first bytes, and by those of the one file in it if it is such a tar file.
+fn content_of(file: File) -> Option<String> {
     let mut head = [0; HEAD_LEN];
     let len = file.read_at(&mut head, 0).ok()?;
-    match Compression::of(&head[..len]) {
+    let head = &head[..len];
+    match Compression::of(head) {
         Compression::None => {}
         compression => return Some(compression.name().to_owned()),
     }
-    let bytes: image::Bytes = Box::new(FileBlob::from_file(file).ok()?);
-    // Not a layer of a disk: then it is an archive of files, or nothing that we know.
-    let Ok(image) = image::Image::from_blobs(vec![(path.to_owned(), bytes)]) else {
-        let is_tar = blob::tar::looks_like_tar(&head[..len]);
-        return Some(if is_tar { "tar" } else { "unknown" }.to_owned());
+    let source = FileBlob::from_file(file).ok()?;
+    let is_tar = blob::tar::looks_like_tar(head);
+    let payload = blob::tar::locate(&source).ok().filter(|_| is_tar);
+    let wrapper = match payload {
+        Some(_) => ", in tar",
+        None => "",
     };
-    let layer = image.disk().layers().first()?;
-    let packing = layer.source().packing();
-    let compression = match packing.compression {
-        Some(algorithm) => format!("overlaybd in {algorithm:?}"),
-        None => "overlaybd".to_owned(),
+    let content = match payload {
+        Some(payload) => Window::new(source, payload.start, payload.len_bytes).ok()?,
+        None => Window::whole(source),
     };
-    let wrapper = if packing.tar { ", in tar" } else { "" };
-    Some(format!("{compression}{wrapper}"))
+    let layer = layer_of(content).map(|layer| format!("{layer}{wrapper}"));
+    // Not a layer of a disk: then it is an archive of files, or nothing that is known.
+    let other = if is_tar { "tar" } else { "unknown" };
+    Some(layer.unwrap_or_else(|| other.to_owned()))
+}
+
+/// What a layer of a disk is stored as, if it is one.
+fn layer_of(content: Window<FileBlob>) -> Option<String> {
+    let mut head = [0; HEAD_LEN];
+    content.read_exact_at(&mut head, 0).ok()?;
+    if zfile::is_zfile(&head) {
+        let algorithm = zfile::ZFile::open(content).ok()?.info().algorithm;
+        return Some(format!("overlaybd in {algorithm:?}"));
+    }
+    lsmt::probe(&head).map(|_kind| "overlaybd".to_owned())
 }
 
 /// A text from outside on one line, for it may end up on a terminal.

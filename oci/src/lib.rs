@@ -30,15 +30,15 @@ mod tar;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use apply::{ApplyError, MAX_LINKS_FOLLOWED, MAX_MEMBERS, MemberError};
+pub use apply::{ApplyError, MAX_LINKS_FOLLOWED, MAX_MEMBERS, MAX_NAMES_FOLLOWED, MemberError};
 pub use convert::{
     ConvertError, ConvertOptions, Converted, ConvertedLayer, LayerError, MAX_TAR_OVERHEAD_BYTES,
     convert,
 };
 pub use digest::{Digest, DigestError};
 pub use ext4::{
-    Ext4Error, MAX_DEVICE, MAX_INODES, MAX_LINKS, MAX_NAME_LEN_BYTES, MAX_SIZE_BYTES,
-    MAX_TARGET_LEN_BYTES, MAX_XATTR_NAME_LEN_BYTES, MIN_SIZE_BYTES, XattrError,
+    Ext4Error, MAX_DEVICE, MAX_HELD_BYTES, MAX_INODES, MAX_LINKS, MAX_NAME_LEN_BYTES,
+    MAX_SIZE_BYTES, MAX_TARGET_LEN_BYTES, MAX_XATTR_NAME_LEN_BYTES, MIN_SIZE_BYTES, XattrError,
 };
 pub use inspect::{ImageInspection, Inspection, LayerInspection, inspect};
 pub use layout::{Layout, LayoutError, MAX_JSON_LEN_BYTES};

@@ -9,7 +9,7 @@ use crate::spec::{Config, Descriptor, Index, Manifest, Platform};
 
 /// Indexes inside indexes.
 pub const MAX_INDEX_DEPTH: usize = 4;
-/// Images of a layout that are looked at.
+/// Images of a layout that are looked at, and indexes that are read to find them.
 pub const MAX_IMAGES: usize = 1000;
 /// Layers of an image: a stack has 255, and one of them is the empty file system.
 pub const MAX_LAYERS: usize = lsmt::MAX_LAYERS - 1;
@@ -106,7 +106,7 @@ pub enum SelectError {
     #[error("more than {MAX_INDEX_DEPTH} indexes inside each other")]
     TooDeep,
     /// Images without end.
-    #[error("more than {MAX_IMAGES} images")]
+    #[error("more than {MAX_IMAGES} images or indexes")]
     TooMany,
     /// An image with too many layers.
     #[error("manifest {digest}: {count} layers, of at most {MAX_LAYERS}")]
@@ -185,6 +185,13 @@ pub struct ReadImage {
     pub config: Config,
 }
 
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Found {
+    images: Vec<Candidate>,
+    indexes: usize,
+}
+
 impl Layout {
     /// All images, in the order of the indexes.
     ///
@@ -192,9 +199,9 @@ impl Layout {
     ///
     /// When an index cannot be read, or there are too many.
     pub fn images(&self) -> Result<Vec<Candidate>, SelectError> {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         self.collect(self.index(), None, 1, &mut found)?;
-        Ok(found)
+        Ok(found.images)
     }
 
     fn collect(
@@ -202,7 +209,7 @@ impl Layout {
         index: &Index,
         above: Option<&str>,
         depth: usize,
-        found: &mut Vec<Candidate>,
+        found: &mut Found,
     ) -> Result<(), SelectError> {
         if depth > MAX_INDEX_DEPTH {
             return Err(SelectError::TooDeep);
@@ -210,13 +217,17 @@ impl Layout {
         for descriptor in &index.manifests {
             let reference = descriptor.ref_name().or(above);
             if descriptor.is_index() {
+                if found.indexes == MAX_IMAGES {
+                    return Err(SelectError::TooMany);
+                }
+                found.indexes += 1;
                 let below: Index = self.read_json(descriptor)?;
                 self.collect(&below, reference, depth + 1, found)?;
             } else if descriptor.is_manifest() {
-                if found.len() == MAX_IMAGES {
+                if found.images.len() == MAX_IMAGES {
                     return Err(SelectError::TooMany);
                 }
-                found.push(Candidate {
+                found.images.push(Candidate {
                     descriptor: descriptor.clone(),
                     reference: reference.map(str::to_owned),
                 });

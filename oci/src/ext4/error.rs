@@ -33,6 +33,14 @@ pub enum Ext4Error {
         /// How many there can be.
         max: u32,
     },
+    /// Too much to keep in memory.
+    #[error(
+        "names, targets of links and extended attributes together have more than {max_bytes} bytes"
+    )]
+    TooMuchText {
+        /// How many there can be.
+        max_bytes: u64,
+    },
     /// A file that can never fit.
     #[error("a file of {len_bytes} bytes in a file system of {size_bytes}; --size makes it larger")]
     FileTooLarge {

@@ -60,6 +60,13 @@ pub(crate) struct Attributes {
     pub(crate) xattrs: Vec<Xattr>,
 }
 
+impl Attributes {
+    /// Bytes of the extended attributes.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.xattrs.iter().map(Xattr::held_bytes).sum()
+    }
+}
+
 /// What a file is.
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -155,6 +162,15 @@ impl Inode {
         let mut all = self.extents();
         all.extend(single);
         all
+    }
+
+    /// Bytes of texts that are kept in memory for it, beside its names.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let target = match &self.kind {
+            Kind::Symlink { target, .. } => target.len() as u64,
+            _ => 0,
+        };
+        target + self.attributes.held_bytes()
     }
 
     fn len_bytes(&self) -> u64 {

@@ -13,8 +13,8 @@
 //!
 //! # Limits
 //!
-//! [`MIN_SIZE_BYTES`] to [`MAX_SIZE_BYTES`], [`MAX_INODES`], names of [`MAX_NAME_LEN_BYTES`]. Memory: some 200 bytes and
-//! the name for each file, 8 KiB for each 128 MiB in use, and [`PIECE_LEN_BYTES`].
+//! [`MIN_SIZE_BYTES`] to [`MAX_SIZE_BYTES`], [`MAX_INODES`], [`MAX_HELD_BYTES`], names of [`MAX_NAME_LEN_BYTES`]. Memory:
+//! some 200 bytes and the name for each file, 8 KiB for each 128 MiB in use, and [`PIECE_LEN_BYTES`].
 
 mod block_set;
 mod bytes;
@@ -53,6 +53,9 @@ pub use xattr::{MAX_XATTR_NAME_LEN_BYTES, XattrError};
 /// Most files, directories and links: a bound for memory (about a GiB), far beyond any image that is used.
 pub const MAX_INODES: u32 = 4 << 20;
 
+/// Most bytes of names, targets of symbolic links and extended attributes together, which are kept in memory.
+pub const MAX_HELD_BYTES: u64 = 1 << 30;
+
 /// A file system being made.
 #[derive(Debug)]
 pub(crate) struct FileSystem {
@@ -72,6 +75,11 @@ pub(crate) struct FileSystem {
     /// Groups whose bitmaps or counts have changed.
     changed_groups: BTreeSet<u32>,
     step: u32,
+    /// Directories below which this step has removed everything older.
+    cleared: BTreeSet<u32>,
+    /// Bytes of names, targets of links and attributes, and how many there may be.
+    held_bytes: u64,
+    max_held_bytes: u64,
     /// Room for a piece of a file, kept from one to the next.
     piece: Vec<u8>,
 }
@@ -91,6 +99,9 @@ impl FileSystem {
             changed_inodes: BTreeSet::new(),
             changed_groups: (0..geometry.groups).collect(),
             step: 0,
+            cleared: BTreeSet::new(),
+            held_bytes: 0,
+            max_held_bytes: MAX_HELD_BYTES,
             piece: Vec::new(),
             geometry,
         };
@@ -142,6 +153,7 @@ impl FileSystem {
             "a step ends with a flush"
         );
         self.changed.clear();
+        self.cleared.clear();
         self.step += 1;
     }
 
@@ -218,7 +230,19 @@ impl FileSystem {
         self.inodes.get_mut(index(number))?.as_mut()
     }
 
+    /// Notes that so many bytes more are kept.
+    fn hold(&mut self, bytes: u64) -> Result<(), Ext4Error> {
+        self.held_bytes += bytes;
+        match self.held_bytes > self.max_held_bytes {
+            true => Err(Ext4Error::TooMuchText {
+                max_bytes: self.max_held_bytes,
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn add_inode(&mut self, inode: Inode) -> Result<u32, Ext4Error> {
+        self.hold(inode.held_bytes())?;
         let number = match self.free_inodes.pop_first() {
             Some(number) => number,
             None => {
@@ -242,6 +266,7 @@ impl FileSystem {
         let Some(inode) = self.inodes.get_mut(index(number)).and_then(Option::take) else {
             return;
         };
+        self.held_bytes -= inode.held_bytes();
         for extent in inode.blocks() {
             self.release(extent.blocks());
         }

@@ -158,7 +158,9 @@ impl FileSystem {
         attributes: Attributes,
     ) -> Result<(), Ext4Error> {
         place(&attributes.xattrs, super::inode::XATTR_ROOM)?;
+        let new_bytes = attributes.held_bytes();
         if let Some(inode) = self.inode_mut(inode) {
+            let old_bytes = inode.attributes.held_bytes();
             let permissions = match inode.kind {
                 Kind::Symlink { .. } => 0o777,
                 _ => attributes.permissions,
@@ -167,6 +169,8 @@ impl FileSystem {
                 permissions,
                 ..attributes
             };
+            self.held_bytes -= old_bytes;
+            self.hold(new_bytes)?;
         }
         Ok(())
     }
@@ -222,6 +226,10 @@ impl FileSystem {
         let mut found = Vec::new();
         let mut next = vec![directory];
         while let Some(above) = next.pop() {
+            // Nothing older comes back in the same step.
+            if !self.cleared.insert(above) {
+                continue;
+            }
             let names = self.directory(above).into_iter().flat_map(Directory::iter);
             let names: Vec<(Vec<u8>, u32)> = names
                 .map(|(name, entry)| (name.to_vec(), entry.inode))
@@ -287,7 +295,7 @@ impl FileSystem {
         };
         directory.insert(name, inode, file_type, step);
         directory.subdirectories += u32::from(is_directory);
-        Ok(())
+        self.hold(len_bytes as u64)
     }
 
     /// Takes a name out of a directory. What it stood for is still there.
@@ -296,7 +304,9 @@ impl FileSystem {
         let is_directory = self.directory(entry.inode).is_some();
         let directory = self.directory_mut(parent)?;
         directory.subdirectories -= u32::from(is_directory);
-        directory.remove(name)
+        let removed = directory.remove(name)?;
+        self.held_bytes -= name.len() as u64;
+        Some(removed)
     }
 
     fn drop_link(&mut self, number: u32) {

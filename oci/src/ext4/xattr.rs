@@ -88,6 +88,11 @@ impl Xattr {
         }
     }
 
+    /// Bytes that are kept of it.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.name.len() as u64 + self.value.len() as u64
+    }
+
     fn entry_len(&self) -> usize {
         (ENTRY_LEN + self.name.len()).next_multiple_of(4)
     }

@@ -332,6 +332,25 @@ fn times_reach_from_1901_to_2446() {
 }
 
 #[test]
+fn space_is_used_again_and_again() {
+    // Each layer replaces a third of the disk, so that the third one begins again at its start.
+    let layer = |at: u32| {
+        let bytes = |seed: u32, len: u32| noise(seed.into(), len as usize);
+        let small = (0..20).map(|name| {
+            let content = bytes(at * 100 + name, 3000 * name);
+            file(format!("d/{name}"), content)
+        });
+        let mut entries = vec![
+            file("large", bytes(at, 5_000_000 + 4096 * at)),
+            whiteout("d"),
+        ];
+        entries.extend(small);
+        (entries, Wrap::Plain)
+    };
+    check(&(1..9).map(layer).collect::<Vec<_>>(), 16 << 20);
+}
+
+#[test]
 fn a_small_change_makes_a_small_layer() {
     let work = tempfile::tempdir().unwrap();
     let (from, to) = (work.path().join("from"), work.path().join("to"));

@@ -40,6 +40,16 @@ fn refused_entries(entries: &[Entry]) -> String {
     refused_archive(archive(entries), Wrap::Gzip, 16 << 20)
 }
 
+/// Links that lead to each other, with a detour before each of them.
+fn long_way() -> Vec<Entry> {
+    let detour = "./x/../".repeat(300);
+    let link = |at: u32| symlink(format!("l{at}"), format!("{detour}l{}", at + 1));
+    let mut entries = vec![dir("x")];
+    entries.extend((0..20).map(link));
+    entries.push(file("l0/file", ""));
+    entries
+}
+
 #[test]
 fn members_that_mean_nothing_are_named() {
     for (entries, expected) in [
@@ -57,8 +67,9 @@ fn members_that_mean_nothing_are_named() {
         ),
         (
             vec![symlink("l", "l2"), symlink("l2", "l"), file("l/x", "")],
-            "symbolic links on the way",
+            "more than 255 symbolic links",
         ),
+        (long_way(), "4096 names on the way"),
         (
             vec![symlink("l", "")],
             "a symbolic link to a path of 0 bytes",
@@ -295,6 +306,11 @@ fn layers_that_are_not_what_the_configuration_says_are_refused() {
     );
 }
 
+fn empty_index(from: &Path) -> serde_json::Value {
+    let (digest, size) = write_blob(from, br#"{"schemaVersion":2,"manifests":[]}"#);
+    json!({ "mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": size })
+}
+
 #[test]
 fn indexes_without_end_are_refused() {
     let work = tempfile::tempdir().unwrap();
@@ -315,6 +331,11 @@ fn indexes_without_end_are_refused() {
     let image = write_image(&from, &[], "x", ("linux", "amd64"));
     write_index(&from, &vec![image; 1001]);
     assert!(refused(&from, 16 << 20).contains("more than 1000 images"));
+    let wide = json!({ "schemaVersion": 2, "manifests": vec![empty_index(&from); 40] });
+    let (digest, size) = write_blob(&from, wide.to_string().as_bytes());
+    let wide = json!({ "mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": size });
+    write_index(&from, &vec![wide; 40]);
+    assert!(refused(&from, 16 << 20).contains("more than 1000 images or indexes"));
 
     let padding = " ".repeat(4 << 20);
     fs::write(from.join("index.json"), format!("{{{padding}}}")).unwrap();

@@ -71,6 +71,38 @@ fn anyhow(error: oci::ConvertError) -> String {
 }
 
 #[test]
+fn layers_are_known_by_their_bytes() {
+    // As the reference's convertor makes them: only the lowest layer states the size of the disk.
+    let options = lsmt::WriterOptions::default();
+    let mut layer = lsmt::Writer::new(Vec::new(), &options).unwrap();
+    layer.data(8, &[7; 4096]).unwrap();
+    let layer = layer.finish().unwrap();
+    let mut packed = zfile::Writer::new(Vec::new(), zfile::WriterOptions::default()).unwrap();
+    packed.append(&layer).unwrap();
+    let packed = packed.finish().unwrap();
+    let wrapped = |bytes: &[u8]| {
+        let trailer = blob::tar::wrap_trailer_len_bytes(bytes.len() as u64);
+        let trailer = vec![0; usize::try_from(trailer).unwrap()];
+        [&blob::tar::wrap_header(bytes.len() as u64), bytes, &trailer].concat()
+    };
+    for (content, expected) in [
+        (layer.clone(), "overlaybd"),
+        (wrapped(&layer), "overlaybd, in tar"),
+        (packed.clone(), "overlaybd in Lz4"),
+        (wrapped(&packed), "overlaybd in Lz4, in tar"),
+        (wrapped(b"text".repeat(200).as_slice()), "tar"),
+        (b"text".repeat(200), "unknown"),
+        (Vec::new(), "unknown"),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let from = work.path().join("from");
+        write_layout(&from, &[(content, Wrap::Plain)]);
+        let found = inspect(&from, &Selection::default(), &()).unwrap();
+        assert_eq!(found.images[0].layers[0].content, expected);
+    }
+}
+
+#[test]
 fn a_flipped_byte_in_any_blob_is_found() {
     let work = tempfile::tempdir().unwrap();
     let from = work.path().join("from");

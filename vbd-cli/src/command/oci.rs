@@ -68,8 +68,8 @@ impl SelectionArgs {
 /// Turn an image into one whose layers are layers of a disk.
 ///
 /// Each layer becomes the difference that it makes to an ext4 file system, above one more layer with the file system as
-/// it is when it is empty. The output is an OCI image layout as containerd's overlaybd snapshotter takes it. Needs no
-/// root, no mounts and no other programs; the output directory also holds the unpacked files for a while.
+/// it is when it is empty. The output is an OCI image layout as containerd's overlaybd snapshotter takes it, with layers
+/// in tar files. Needs no root, no mounts and no other programs; the output directory also holds the unpacked files for a while.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
