@@ -60,13 +60,18 @@ impl Merge {
         // Where none of them states a size, layers above do.
         let sized = Image::open(up_to).or_else(|_unsized| Image::open(paths))?;
         let virtual_size_bytes = sized.len_bytes();
-        drop(sized);
-        // Layers above may make the disk longer and show again what these hold beyond its end now.
-        let reach = match is_top {
-            true => virtual_size_bytes,
-            false => MAX_VIRTUAL_SIZE_BYTES,
+        let image = match (from, is_top) {
+            (0, true) => sized,
+            _ => {
+                drop(sized);
+                // Layers above may make the disk longer and show again what these hold beyond its end now.
+                let reach = match is_top {
+                    true => virtual_size_bytes,
+                    false => MAX_VIRTUAL_SIZE_BYTES,
+                };
+                Image::open_with_len(merged, reach)?
+            }
         };
-        let image = Image::open_with_len(merged, reach)?;
         let layers = image.disk().layers();
         let (uuid, parent_uuid) = match layers {
             [lowest, .., highest] => (highest.info().uuid, lowest.info().parent_uuid),

@@ -41,13 +41,18 @@ pub(crate) fn in_order<T: Send, R: Send, E: Send>(
     let queue = Mutex::new(queue);
     let (queue, work) = (&queue, &work);
     thread::scope(move |scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(move || {
+        let start = |_: &usize| {
+            let worker = move || {
                 while let Some((task, answer)) = next(queue) {
                     // Nobody is waiting any more once something has failed.
                     let _sent = answer.send(work(task));
                 }
-            });
+            };
+            thread::Builder::new().spawn_scoped(scope, worker).is_ok()
+        };
+        if (0..threads.max(1)).take_while(start).count() == 0 {
+            // The system has no threads left but this one.
+            return tasks.into_iter().try_for_each(|task| take(work(task?)?));
         }
         let mut answers: VecDeque<Receiver<Result<R, E>>> = VecDeque::with_capacity(depth);
         let mut drain = |answers: &mut VecDeque<Receiver<_>>| match answers.pop_front() {

@@ -20,6 +20,8 @@ use crate::{Output, Progress};
 
 /// Zeroes of this length, where the disk offset is a multiple of it, are left out of a sparse file.
 const HOLE_LEN_BYTES: usize = 4096;
+/// The same, as the unit of a walk.
+const UNIT_BYTES: u32 = 4096;
 
 /// Writes what a disk holds in `range`, in bytes, to a file. Where `sparse`, zeroes are holes in the file; otherwise all
 /// of its room is taken.
@@ -51,7 +53,7 @@ pub fn export_raw(
         let mut bytes = buffers.take(piece.len_bytes);
         disk.read_exact_at(&mut bytes, piece.offset)?;
         let mut start = 0;
-        // Blocks count from the start of the disk: pieces begin and end there.
+        // Pieces start at blocks of the disk, unless the range does not.
         while let Some(rest) = bytes.get(start..).filter(|rest| !rest.is_empty()) {
             let zero = zeroes_at_front(rest);
             let (skipped, data) = match leave_out {
@@ -71,8 +73,8 @@ pub fn export_raw(
         progress.advance(piece.skipped_bytes + piece.len_bytes as u64);
         Ok(())
     };
-    let pieces =
-        Walk::new([disk, disk], range.clone(), 512).map(|piece| piece.map_err(BuildError::from));
+    let pieces = Walk::new([disk, disk], range.clone(), UNIT_BYTES)
+        .map(|piece| piece.map_err(BuildError::from));
     in_order(threads(0), pieces, write, took)?;
     if !leave_out {
         write_zeroes(disk, &range, &output)?;
@@ -100,7 +102,8 @@ pub fn export_stream(
         disk.read_exact_at(&mut bytes, piece.offset)?;
         Ok::<_, BuildError>((piece, bytes))
     };
-    let pieces = Walk::new([disk, disk], range, 512).map(|piece| piece.map_err(BuildError::from));
+    let pieces =
+        Walk::new([disk, disk], range, UNIT_BYTES).map(|piece| piece.map_err(BuildError::from));
     let write = |(piece, bytes): (Piece, Vec<u8>)| {
         let skipped = io::copy(&mut io::Read::take(io::repeat(0), piece.skipped_bytes), out);
         let written = skipped.and_then(|_| out.write_all(&bytes));
@@ -143,7 +146,7 @@ fn allocate(output: &Output, len_bytes: u64) -> io::Result<bool> {
 /// Writes zeroes wherever the disk has nothing to read.
 fn write_zeroes(disk: &dyn Content, range: &Range<u64>, output: &Output) -> Result<(), BuildError> {
     let zeroes = vec![0; 1 << 20];
-    for piece in Walk::new([disk, disk], range.clone(), 512) {
+    for piece in Walk::new([disk, disk], range.clone(), UNIT_BYTES) {
         let piece = piece?;
         let mut at = piece.offset - piece.skipped_bytes;
         while at < piece.offset {
