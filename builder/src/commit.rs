@@ -175,13 +175,7 @@ impl Commit {
         options: &LayerOptions,
         progress: &dyn Progress,
     ) -> Result<Written, BuildError> {
-        let options = LayerOptions {
-            header: lsmt::WriterOptions {
-                beyond_virtual_size: true,
-                ..options.header.clone()
-            },
-            ..options.clone()
-        };
+        let options = options.keeping_leftovers();
         let options = &options;
         match &self.layer {
             Found::Unsealed(layer) => {

@@ -28,6 +28,13 @@ impl LayerOptions {
             },
         }
     }
+
+    /// The same, where what lies beyond the end of the disk stays, for a disk that is made longer again.
+    pub(crate) fn keeping_leftovers(&self) -> Self {
+        let mut options = self.clone();
+        options.header.beyond_virtual_size = true;
+        options
+    }
 }
 
 /// A layer that has been made.

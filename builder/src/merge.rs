@@ -103,13 +103,7 @@ impl Merge {
         options: &LayerOptions,
         progress: &dyn Progress,
     ) -> Result<Written, BuildError> {
-        let options = LayerOptions {
-            header: lsmt::WriterOptions {
-                beyond_virtual_size: true,
-                ..options.header.clone()
-            },
-            ..options.clone()
-        };
+        let options = options.keeping_leftovers();
         let disk = self.stack.image().disk();
         let runs = || disk.segments().iter().map(Run::of);
         progress.begin("merging", Some(data_bytes(runs())));

@@ -219,7 +219,7 @@ fn layer_of(content: Window<FileBlob>) -> Option<String> {
     content.read_exact_at(&mut head, 0).ok()?;
     if zfile::is_zfile(&head) {
         let algorithm = zfile::ZFile::open(content).ok()?.info().algorithm;
-        return Some(format!("overlaybd in {algorithm:?}"));
+        return Some(format!("overlaybd in {algorithm}"));
     }
     lsmt::probe(&head).map(|_kind| "overlaybd".to_owned())
 }

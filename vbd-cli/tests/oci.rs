@@ -71,7 +71,7 @@ fn an_image_is_converted_inspected_and_opened() {
         shown.contains("All digests and sizes are right."),
         "{shown}"
     );
-    assert!(shown.contains("overlaybd in Lz4, in tar"), "{shown}");
+    assert!(shown.contains("overlaybd in LZ4, in tar"), "{shown}");
 
     let again = vbd(
         work.path(),

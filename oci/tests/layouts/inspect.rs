@@ -32,7 +32,7 @@ fn what_was_converted_is_shown_for_what_it_is() {
     assert_eq!(image.container, before.images[0].container);
     assert_eq!(image.layers.len(), 4);
     for layer in &image.layers {
-        assert_eq!(layer.content, "overlaybd in Lz4, in tar");
+        assert_eq!(layer.content, "overlaybd in LZ4, in tar");
         assert_eq!(layer.media_type, "application/vnd.oci.image.layer.v1.tar");
         assert_eq!(layer.diff_id.as_ref(), Some(&layer.digest));
         let annotation = |name: &str| {
@@ -88,8 +88,8 @@ fn layers_are_known_by_their_bytes() {
     for (content, expected) in [
         (layer.clone(), "overlaybd"),
         (wrapped(&layer), "overlaybd, in tar"),
-        (packed.clone(), "overlaybd in Lz4"),
-        (wrapped(&packed), "overlaybd in Lz4, in tar"),
+        (packed.clone(), "overlaybd in LZ4"),
+        (wrapped(&packed), "overlaybd in LZ4, in tar"),
         (wrapped(b"text".repeat(200).as_slice()), "tar"),
         (b"text".repeat(200), "unknown"),
         (Vec::new(), "unknown"),
