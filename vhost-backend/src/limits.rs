@@ -33,6 +33,10 @@ pub const MAX_BATCH: usize = 16;
 /// interrupt costs nothing.
 pub const BATCH_LEN_BYTES: u64 = 64 << 10;
 
+/// Reads that came from the disk and were decoded before the driver is told and new ones are asked for: the disk should
+/// not run dry while one processor decodes.
+pub const FETCHED_BATCH: usize = 4;
+
 /// Most bytes that the reads of one queue which wait for the disk may ask for together, beyond the first.
 pub const MAX_QUEUE_FETCH_LEN_BYTES: usize = 8 << 20;
 

@@ -10,7 +10,7 @@ use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::killpoint::{self, Point};
-use crate::limits::{BATCH_LEN_BYTES, MAX_BATCH, STOP_DEADLINE};
+use crate::limits::{BATCH_LEN_BYTES, FETCHED_BATCH, MAX_BATCH, STOP_DEADLINE};
 use crate::queue::poll::Poll;
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
 use crate::queue::{Chain, RingError, SplitRing, Ticket};
@@ -51,6 +51,8 @@ pub(crate) struct Service {
     ended: Vec<Ended>,
     /// Bytes delivered that the driver has not been told of.
     untold_bytes: u64,
+    /// Requests that were begun since what they miss was asked for.
+    unasked: usize,
 }
 
 /// [`QueueSetup`] without the ring.
@@ -90,6 +92,7 @@ impl Service {
             poll,
             ended: Vec::new(),
             untold_bytes: 0,
+            unasked: 0,
         }
     }
 
@@ -152,12 +155,17 @@ impl Service {
     /// Takes a few requests and gives back what is done. `false` when there was none to take.
     ///
     /// Half of what is waiting makes a batch, so that the driver is busy with one half while the other is served. Were it
-    /// all of what a driver has in flight, each of the two would sleep while the other works.
+    /// all of what a driver has in flight, each of the two would sleep while the other works. What has to be fetched is
+    /// asked for when all that waits has been looked at, or as much as makes the largest batch: neighbours are fetched
+    /// together.
     fn serve_batch(&mut self) -> Result<bool, End> {
-        self.reap();
+        let more = self.reap();
         let mut most = 1;
         let mut taken = 0;
-        while taken < most && self.untold_bytes < BATCH_LEN_BYTES && self.may_take() {
+        while taken < most && self.may_take() {
+            if taken > 0 && self.untold_bytes >= BATCH_LEN_BYTES {
+                break;
+            }
             let Some((ticket, head)) = self.next()? else {
                 break;
             };
@@ -167,10 +175,14 @@ impl Service {
             self.begin(ticket, head);
             taken += 1;
         }
-        self.reads.submit();
+        self.unasked += taken;
+        if self.unasked >= MAX_BATCH || taken == 0 || self.ring.waiting() == 0 {
+            self.reads.submit();
+            self.unasked = 0;
+        }
         self.untold_bytes = 0;
         self.ring.publish()?;
-        Ok(taken > 0)
+        Ok(taken > 0 || more)
     }
 
     /// Whether there is room for another request.
@@ -254,25 +266,30 @@ impl Service {
         self.ring.done(ticket, used_len);
     }
 
-    /// Goes on with what was fetched.
-    fn reap(&mut self) {
+    /// Goes on with some of what was fetched; `true` when there may be more.
+    fn reap(&mut self) -> bool {
         if !self.reads.are_waiting() {
-            return;
+            return false;
         }
         let mut ended = std::mem::take(&mut self.ended);
-        self.reads.reap(self.ring.memory(), &mut ended);
+        let memory = self.ring.memory();
+        let more = self.reads.reap(memory, &mut ended, FETCHED_BATCH);
         for one in ended.drain(..) {
             self.end(one.ticket, one.into_outcome());
         }
         self.ended = ended;
+        more
     }
 
     /// Waits for what is under way, but not for ever: what the disk does not answer in time is put back.
     fn drain(&mut self) -> Result<(), RingError> {
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
-            self.reap();
+            let more = self.reap();
             self.ring.publish()?;
+            if more {
+                continue;
+            }
             if !self.reads.are_waiting() {
                 return Ok(());
             }

@@ -244,13 +244,21 @@ impl Reads {
         });
     }
 
-    /// Goes on with the reads whose bytes have come, and adds those that have ended to `ended`.
-    pub(crate) fn reap(&mut self, memory: &GuestMemory, ended: &mut Vec<Ended>) {
+    /// Goes on with the reads whose bytes have come, and adds those that have ended to `ended`, until these are `most`.
+    /// `true` when there may be more of them.
+    pub(crate) fn reap(
+        &mut self,
+        memory: &GuestMemory,
+        ended: &mut Vec<Ended>,
+        most: usize,
+    ) -> bool {
         if self.fetches.is_empty() {
-            return;
+            return false;
         }
         self.performer.set_touches_disk(!self.disk_is_silent());
-        while let Some(Fetched { id, buffer, result }) = self.engine.take() {
+        while ended.len() < most
+            && let Some(Fetched { id, buffer, result }) = self.engine.take()
+        {
             let Some(joined) = self.fetches.try_remove(id) else {
                 continue;
             };
@@ -271,6 +279,7 @@ impl Reads {
             self.keep(buffer);
         }
         self.submit();
+        ended.len() >= most
     }
 
     fn arrived(
