@@ -35,8 +35,8 @@ pub(crate) trait Worker: Clone + Send + 'static {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ThreadError {
-    /// The system has no more threads.
-    #[error("cannot start a thread; ask for less with --threads")]
+    /// The system has no thread to spare, not even one.
+    #[error("cannot start a thread")]
     Start(#[source] io::Error),
     /// A thread has ended where it should not.
     #[error("a thread has failed: {reason}")]
@@ -87,12 +87,18 @@ impl<W: Worker> Lanes<W> {
     ///
     /// # Errors
     ///
-    /// When a thread cannot be started or has panicked.
+    /// When no thread can be started, or one has panicked. Fewer than wanted are enough.
     pub(crate) fn begin(&mut self, job: W::Job) -> Result<(), ThreadError> {
-        let number = self.begun % self.count;
+        let mut number = self.begun % self.count;
         if number == self.lanes.len() {
-            let lane = Lane::start(self.worker.clone()).map_err(ThreadError::Start)?;
-            self.lanes.push(lane);
+            match Lane::start(self.worker.clone()) {
+                Ok(lane) => self.lanes.push(lane),
+                Err(error) if number == 0 => return Err(ThreadError::Start(error)),
+                Err(_fewer_are_enough) => {
+                    self.keep_to(number);
+                    number = 0;
+                }
+            }
         }
         let sent = self.lanes.get(number).map(|lane| lane.jobs.send(job));
         if !matches!(sent, Some(Ok(()))) {
@@ -100,6 +106,12 @@ impl<W: Worker> Lanes<W> {
         }
         self.begun += 1;
         Ok(())
+    }
+
+    /// Goes on with the `count` lanes there are. Until now, each of them has had one job, so job n is still in lane n
+    /// modulo the number of lanes.
+    fn keep_to(&mut self, count: usize) {
+        self.count = count;
     }
 
     /// Waits for the result of the oldest job; `None` when there is none.
@@ -246,6 +258,32 @@ mod tests {
         lanes.begin(1).unwrap();
         lanes.begin(2).unwrap();
         assert_eq!(alive.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn fewer_threads_than_wanted_are_enough() {
+        for taken_before in 0..3 {
+            let (mut lanes, alive) = lanes(100);
+            let mut results = Vec::new();
+            for job in 0..3 {
+                lanes.begin(job).unwrap();
+            }
+            for _ in 0..taken_before {
+                results.extend(lanes.take().unwrap());
+            }
+            lanes.keep_to(3);
+            for job in 3..50 {
+                if lanes.is_full() {
+                    results.extend(lanes.take().unwrap());
+                }
+                lanes.begin(job).unwrap();
+            }
+            assert_eq!(alive.load(Ordering::SeqCst), 4);
+            while let Some(result) = lanes.take().unwrap() {
+                results.push(result);
+            }
+            assert!(results.into_iter().eq((0..50).map(|job| job * 2)));
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::finder::{Finder, Match};
 use super::sequences::Sequences;
 use super::{MATCH_MIN_BYTES, starts};
 
-/// After 2^7 positions without a match, every second one is looked at, after as many of these every third.
-const PATIENCE_BITS: u32 = 7;
+/// After 2^6 positions without a match, every second one is looked at, after as many of these every third.
+const PATIENCE_BITS: u32 = 6;
 /// A match of so many bytes is long enough.
 const ENOUGH_BYTES: u16 = 64;
 
