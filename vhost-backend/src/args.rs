@@ -6,7 +6,8 @@ use clap::{ArgGroup, Parser, ValueEnum};
 
 use crate::device::Serial;
 use crate::limits::{
-    DEFAULT_QUEUES, DEFAULT_RING_SIZE, MAX_CACHE_LEN_BYTES, MAX_POLL_US, MAX_QUEUES, MAX_RING_SIZE,
+    DEFAULT_POLL_US, DEFAULT_QUEUES, DEFAULT_RING_SIZE, MAX_CACHE_LEN_BYTES, MAX_POLL_US,
+    MAX_QUEUES, MAX_RING_SIZE,
 };
 
 /// Serve a stack of overlaybd layers to a virtual machine as a read-only virtio disk.
@@ -79,7 +80,7 @@ pub struct Args {
     /// How many microseconds at most a queue looks for the next request before it sleeps. A guest that waits for
     /// one read after another is answered several times faster, at the price of a processor that is busy between
     /// them; where no requests come soon, it stops looking by itself. 0 sleeps at once.
-    #[arg(long, value_name = "N", default_value_t = 0,
+    #[arg(long, value_name = "N", default_value_t = u64::from(DEFAULT_POLL_US),
           value_parser = clap::value_parser!(u64).range(0..=MAX_POLL_US))]
     pub poll_us: u64,
 
@@ -222,7 +223,7 @@ mod tests {
         }
         let default = parse(&["--layers", "a"]).unwrap();
         assert_eq!(default.cache_size, DEFAULT_CACHE_LEN_BYTES);
-        assert_eq!(default.poll_us, 0);
+        assert_eq!(default.poll_us, u64::from(DEFAULT_POLL_US));
     }
 
     #[test]
