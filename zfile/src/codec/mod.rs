@@ -58,6 +58,7 @@ impl Algorithm {
 /// Decodes blocks of either algorithm; keeps what is worth keeping from one block to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
+    lz4: lz4::Decoder,
     zstd: zstd::Decoder,
 }
 
@@ -70,7 +71,7 @@ impl Decoder {
         content: &mut [u8],
     ) -> Result<(), BlockFault> {
         let found_bytes = match algorithm {
-            Algorithm::Lz4 => lz4::decode(payload, content)?,
+            Algorithm::Lz4 => self.lz4.decode(payload, content)?,
             Algorithm::Zstd => self.zstd.decode(payload, content)?,
         };
         if found_bytes == content.len() {

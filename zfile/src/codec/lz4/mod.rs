@@ -1,9 +1,10 @@
 //! Bare LZ4 blocks.
 //!
-//! A block is a row of *sequences*: some literals, then a copy of bytes that came before, a *match*. Decoding is left to
-//! `lz4_flex`. Encoding is ours: what compresses 4 KiB at a time has other needs than what compresses streams, and
-//! there is time to search well where something is written once and read for years.
+//! A block is a row of *sequences*: some literals, then a copy of bytes that came before, a *match*. Both directions are
+//! ours: what decodes 4 KiB at a time knows how little that is, and what encodes has time to search well, for something
+//! is written once and read for years. What our decoder does not take, `lz4_flex` judges.
 
+mod decoder;
 mod fast;
 mod finder;
 mod lazy;
@@ -35,9 +36,28 @@ pub(crate) fn growth_max_bytes(content_bytes: u32) -> u32 {
     (content_bytes / 255).saturating_add(16)
 }
 
-/// Decodes `payload` to the start of `content` and returns the number of bytes decoded.
-pub(crate) fn decode(payload: &[u8], content: &mut [u8]) -> Result<usize, BlockFault> {
-    decompress_into(payload, content).map_err(BlockFault::Lz4)
+/// Decodes block after block, independently of each other.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    /// Made for the first block.
+    decoder: Option<decoder::Decoder>,
+}
+
+impl Decoder {
+    /// Decodes `payload` to the start of `content` and returns the number of bytes decoded.
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        content: &mut [u8],
+    ) -> Result<usize, BlockFault> {
+        self.decoder
+            .get_or_insert_with(decoder::Decoder::new)
+            .decode(payload, content)
+            .map_or_else(
+                || decompress_into(payload, content).map_err(BlockFault::Lz4),
+                Ok,
+            )
+    }
 }
 
 /// How much room the compressor wants for this much content: as much as it can need at worst.

@@ -74,7 +74,8 @@ fn check(encoder: &mut Encoder, content: &[u8]) -> Vec<u8> {
     assert!(len <= content.len() + growth_max_bytes(bound) as usize);
     assert!(expand(&payload, content.len()) == content);
     let mut decoded = vec![0x5A; content.len()];
-    assert_eq!(decode(&payload, &mut decoded).unwrap(), content.len());
+    let mut decoder = decoder::Decoder::new();
+    assert_eq!(decoder.decode(&payload, &mut decoded), Some(content.len()));
     assert!(decoded == content);
     payload
 }
@@ -84,6 +85,132 @@ fn encoders() -> Vec<Encoder> {
     levels
         .map(|level| Encoder::new(Some(level)).unwrap())
         .collect()
+}
+
+/// Our decoder and `lz4_flex` agree about what is a block and what it says. Ours is one that has decoded before, and must
+/// not show it.
+fn agree(decoder: &mut decoder::Decoder, payload: &[u8], content_bytes: usize) {
+    let (mut ours, mut theirs) = (vec![1; content_bytes], vec![1; content_bytes]);
+    let found = decoder.decode(payload, &mut ours);
+    let expected = decompress_into(payload, &mut theirs).ok();
+    assert_eq!(found, expected, "{payload:02x?}");
+    if let Some(len) = expected {
+        assert!(ours[..len] == theirs[..len], "{payload:02x?}");
+    }
+    assert!(
+        ours[found.unwrap_or(0)..].iter().all(|byte| *byte == 1),
+        "bytes behind the content"
+    );
+}
+
+/// Sequences of any lengths, with matches that reach back by all there is at most, or a little more.
+fn sequences_of(parts: &[(u16, u16, u16)], tail: u16) -> Vec<u8> {
+    let mut payload = Vec::new();
+    let mut content_bytes = 0;
+    let length = |payload: &mut Vec<u8>, len: usize| {
+        if let Some(rest) = len.checked_sub(15) {
+            payload.extend(std::iter::repeat_n(255, rest / 255));
+            payload.push(u8::try_from(rest % 255).unwrap());
+        }
+    };
+    let mut sequence = |literals: u16, matched: Option<(u16, u16)>| {
+        let (literals, over) = (usize::from(literals), matched.map_or(0, |(len, _)| len));
+        let over = usize::from(over);
+        payload.push(u8::try_from((literals.min(15) << 4) | over.min(15)).unwrap());
+        length(&mut payload, literals);
+        payload.extend(noise(literals, payload.len() as u64));
+        content_bytes += literals;
+        if let Some((_, offset)) = matched {
+            let offset = usize::from(offset) % (content_bytes + 2);
+            payload.extend(u16::try_from(offset).unwrap_or(u16::MAX).to_le_bytes());
+            length(&mut payload, over);
+            content_bytes += over + MATCH_MIN_BYTES;
+        }
+    };
+    for (literals, len, offset) in parts {
+        sequence(*literals, Some((*len, *offset)));
+    }
+    sequence(tail, None);
+    payload
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decoders_agree_about_sequences(
+        parts in prop::collection::vec(
+            (
+                prop_oneof![0..6_u16, 0..40_u16, 0..600_u16],
+                prop_oneof![0..20_u16, 0..40_u16, 0..900_u16],
+                prop_oneof![1..20_u16, 0..40_u16, any::<u16>()],
+            ),
+            0..40,
+        ),
+        tail in prop_oneof![0..20_u16, 0..400_u16],
+        content_bytes in prop_oneof![Just(4096_usize), Just(1 << 16), 0..6000_usize],
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        cut in prop_oneof![3 => Just(0_usize), 1 => 0..40_usize],
+    ) {
+        let mut decoder = decoder::Decoder::new();
+        let mut payload = sequences_of(&parts, tail);
+        agree(&mut decoder, &payload, content_bytes);
+        for (place, value) in &damage {
+            let place = place.index(payload.len());
+            payload[place] = *value;
+        }
+        payload.truncate(payload.len().saturating_sub(cut));
+        agree(&mut decoder, &payload, content_bytes);
+    }
+
+    #[test]
+    fn decoders_agree_about_anything(
+        payload in prop::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(1), Just(255)], 0..200),
+        content_bytes in 0..600_usize,
+    ) {
+        agree(&mut decoder::Decoder::new(), &payload, content_bytes);
+    }
+
+    #[test]
+    fn decoders_agree_about_blocks_that_are_good_or_damaged_or_of_another_length(
+        contents in prop::collection::vec((any::<u8>(), prop_oneof![1..20_u16, 1..600_u16, 1..9000_u16], any::<u16>()), 1..16),
+        level in LEVEL_MIN..=LEVEL_MAX,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        other in 0..20_usize,
+    ) {
+        let mut decoder = decoder::Decoder::new();
+        let mut encoder = Encoder::new(Some(level)).unwrap();
+        for block in structured(&contents).chunks(4096) {
+            let mut payload = vec![0; room_bytes(block.len())];
+            let len = encoder.encode(block, &mut payload);
+            payload.truncate(len);
+            agree(&mut decoder, &payload, block.len());
+            agree(&mut decoder, &payload, block.len().saturating_sub(other));
+            agree(&mut decoder, &payload, block.len() + other);
+            for (place, value) in &damage {
+                let place = place.index(payload.len());
+                payload[place] = *value;
+            }
+            agree(&mut decoder, &payload, block.len());
+        }
+    }
+}
+
+/// Nothing that a longest block writes past its end comes out at its start.
+#[test]
+fn longest_blocks_end_with_every_kind_of_sequence() {
+    let mut decoder = decoder::Decoder::new();
+    for offset in (1..20).chain([4096, 65_000]) {
+        for len in (0..40).chain([300]) {
+            let parts = [(65_000, 0, offset), (0, len, offset), (0, len, offset)];
+            let payload = sequences_of(&parts, 5);
+            for limit in [65_000, 65_000 + 4, 65_536] {
+                agree(&mut decoder, &payload, limit);
+            }
+            let exact = 65_000 + 4 + 2 * (4 + usize::from(len)) + 5;
+            agree(&mut decoder, &payload, exact.min(1 << 16));
+        }
+    }
 }
 
 proptest! {

@@ -1,0 +1,247 @@
+//! Decoding, in safe Rust without a check for each copy: positions are kept inside a room of fixed size by a mask, so
+//! that copies of fixed length always fit, and what they write too much is written over or left behind.
+//!
+//! It only ever says what a good block decodes to. For what is wrong with a bad one, and in doubt, there is `lz4_flex`.
+
+use super::MATCH_MIN_BYTES;
+
+/// Longest content.
+const CONTENT_MAX_BYTES: usize = 1 << 16;
+/// Positions in the room: twice the longest content, so that nothing written past the end comes out at the start.
+const POSITIONS: usize = 2 * CONTENT_MAX_BYTES;
+/// Longest copy of fixed length.
+const COPY_MAX_BYTES: usize = 16;
+/// A token, the most literals of a short sequence with one byte to spare, and what is left of the offset.
+const SHORT_BYTES: usize = 17;
+/// In each half of a token: the length goes on in the bytes that follow.
+const GOES_ON: usize = 15;
+/// By offset: the number that makes 8 bytes of repetition out of the bytes that are repeated.
+const REPETITIONS: [u64; 8] = [
+    0,
+    0x0101_0101_0101_0101,
+    0x0001_0001_0001_0001,
+    0x0001_0000_0100_0001,
+    0x0000_0001_0000_0001,
+    0x0000_0100_0000_0001,
+    0x0001_0000_0000_0001,
+    0x0100_0000_0000_0001,
+];
+/// By offset: the most bytes, up to 8, that are a whole number of repetitions.
+const STRIDES: [usize; 8] = [0, 8, 8, 6, 8, 5, 6, 7];
+
+/// Where content grows, and matches find what came before.
+#[derive(Debug)]
+struct Room(Box<[u8; POSITIONS + COPY_MAX_BYTES]>);
+
+impl Room {
+    fn new() -> Self {
+        let bytes = vec![0; POSITIONS + COPY_MAX_BYTES].into_boxed_slice();
+        // Infallible: the length is that of the type. Made as a vector, it never lies on the stack.
+        Self(
+            bytes
+                .try_into()
+                .unwrap_or_else(|_| Box::new([0; POSITIONS + COPY_MAX_BYTES])),
+        )
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "below POSITIONS by the mask")]
+    fn load<const N: usize>(&self, at: usize) -> [u8; N] {
+        const { assert!(N <= COPY_MAX_BYTES) };
+        // Infallible: N more bytes follow every position.
+        *self.0[at % POSITIONS..].first_chunk().unwrap_or(&[0; N])
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "below POSITIONS by the mask")]
+    fn store<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        const { assert!(N <= COPY_MAX_BYTES) };
+        if let Some(place) = self.0[at % POSITIONS..].first_chunk_mut() {
+            *place = bytes;
+        }
+    }
+
+    #[inline(always)]
+    fn copy<const N: usize>(&mut self, from: usize, to: usize) {
+        let bytes: [u8; N] = self.load(from);
+        self.store(to, bytes);
+    }
+
+    /// Appends at `to` what lies `offset` bytes before it, and goes on with what it has just appended, in steps; up to
+    /// a step more than `len`. The offset is at most `to`; 0 is none.
+    #[inline(always)]
+    fn repeat(&mut self, to: usize, offset: usize, len: usize) -> Option<()> {
+        let from = to.wrapping_sub(offset);
+        if offset >= 16 {
+            for step in (0..len).step_by(16) {
+                self.copy::<16>(from.wrapping_add(step), to.wrapping_add(step));
+            }
+        } else if offset >= 8 {
+            for step in (0..len).step_by(8) {
+                self.copy::<8>(from.wrapping_add(step), to.wrapping_add(step));
+            }
+        } else {
+            let (repetition, stride) = (REPETITIONS.get(offset)?, *STRIDES.get(offset)?);
+            if stride == 0 {
+                return None;
+            }
+            let unused_bits = 64_u32.wrapping_sub(u32::try_from(offset).ok()?.wrapping_mul(8));
+            let unit = u64::from_le_bytes(self.load(from)) & (u64::MAX >> unused_bits);
+            let word = unit.wrapping_mul(*repetition).to_le_bytes();
+            let mut step = 0;
+            while step < len {
+                self.store(to.wrapping_add(step), word);
+                step = step.wrapping_add(stride);
+            }
+        }
+        Some(())
+    }
+}
+
+/// The payload from where it is read.
+struct Input<'p> {
+    payload: &'p [u8],
+    at: usize,
+}
+
+impl<'p> Input<'p> {
+    /// The next `len` bytes, which stay.
+    #[inline(always)]
+    fn peek(&self, len: usize) -> Option<&'p [u8]> {
+        self.payload.get(self.at..self.at.checked_add(len)?)
+    }
+
+    #[inline(always)]
+    fn skip(&mut self, len: usize) {
+        self.at = self.at.wrapping_add(len);
+    }
+
+    #[inline(always)]
+    fn byte(&mut self) -> Option<usize> {
+        let byte = *self.payload.get(self.at)?;
+        self.skip(1);
+        Some(usize::from(byte))
+    }
+
+    /// A length of which half a token says `start`.
+    #[inline(always)]
+    fn length(&mut self, start: usize) -> Option<usize> {
+        let mut len = start;
+        if start == GOES_ON {
+            loop {
+                let more = self.byte()?;
+                len = len.checked_add(more)?;
+                if more != 255 {
+                    break;
+                }
+            }
+        }
+        Some(len)
+    }
+}
+
+/// Decodes block after block, independently of each other.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    room: Room,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> Self {
+        Self { room: Room::new() }
+    }
+
+    /// Decodes `payload` to the start of `content` and returns the number of bytes decoded. `None`: no LZ4 block, or
+    /// more than fits; nothing is written then.
+    pub(crate) fn decode(&mut self, payload: &[u8], content: &mut [u8]) -> Option<usize> {
+        if content.len() > CONTENT_MAX_BYTES {
+            return None;
+        }
+        let len = decode_to(&mut self.room, payload, content.len())?;
+        content
+            .get_mut(..len)?
+            .copy_from_slice(self.room.0.get(..len)?);
+        Some(len)
+    }
+}
+
+/// Decodes to the start of the room at most `limit` bytes, and returns their number.
+fn decode_to(room: &mut Room, payload: &[u8], limit: usize) -> Option<usize> {
+    let mut input = Input { payload, at: 0 };
+    // Never above `limit`, so that positions are those of the room up to the longest copy.
+    let mut end = 0_usize;
+    loop {
+        let (to, offset, match_start);
+        if let Some((literals, token, short)) = short_sequence(&input) {
+            // At most 14 of the 16 are literals; what follows them is written over.
+            room.store(end, literals);
+            to = end.wrapping_add(token >> 4);
+            (offset, match_start) = (short, token & GOES_ON);
+            input.skip((token >> 4).wrapping_add(3));
+        } else {
+            let token = input.byte()?;
+            let len = input.length(token >> 4)?;
+            to = append(room, &mut input, end, len, limit)?;
+            if input.at == payload.len() {
+                return Some(to);
+            }
+            offset = input.byte()? | (input.byte()? << 8);
+            match_start = token & GOES_ON;
+        }
+        let len = input.length(match_start)?.checked_add(MATCH_MIN_BYTES)?;
+        end = to.checked_add(len).filter(|end| *end <= limit)?;
+        if offset > to {
+            return None;
+        }
+        if match_start != GOES_ON && offset >= 8 {
+            // At most 18 bytes, for which no loop has to end at the right place.
+            let from = to.wrapping_sub(offset);
+            room.copy::<8>(from, to);
+            room.copy::<8>(from.wrapping_add(8), to.wrapping_add(8));
+            room.copy::<2>(from.wrapping_add(16), to.wrapping_add(16));
+        } else {
+            room.repeat(to, offset, len)?;
+        }
+    }
+}
+
+/// If the next sequence has few literals and is not near the end: 16 bytes that start with them, the token and the
+/// offset of the match.
+#[inline(always)]
+#[expect(clippy::indexing_slicing, reason = "a token says at most 15")]
+fn short_sequence(input: &Input<'_>) -> Option<([u8; 16], usize, usize)> {
+    let window: &[u8; SHORT_BYTES] = input.payload.get(input.at..)?.first_chunk()?;
+    let token = usize::from(window[0]);
+    let literals = token >> 4;
+    if literals == GOES_ON {
+        return None;
+    }
+    let offset = u16::from_le_bytes([
+        window[literals.wrapping_add(1)],
+        window[literals.wrapping_add(2)],
+    ]);
+    Some((*window.last_chunk()?, token, usize::from(offset)))
+}
+
+/// Appends `len` literals at `end` and returns the new end.
+#[inline(always)]
+fn append(
+    room: &mut Room,
+    input: &mut Input<'_>,
+    end: usize,
+    len: usize,
+    limit: usize,
+) -> Option<usize> {
+    let new_end = end.checked_add(len).filter(|end| *end <= limit)?;
+    if let Some(literals) = input.peek(len.next_multiple_of(16)) {
+        for (step, chunk) in literals.as_chunks::<16>().0.iter().enumerate() {
+            room.store(end.wrapping_add(step.wrapping_mul(16)), *chunk);
+        }
+    } else {
+        room.0
+            .get_mut(end..new_end)?
+            .copy_from_slice(input.peek(len)?);
+    }
+    input.skip(len);
+    Some(new_end)
+}
