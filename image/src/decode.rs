@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use blob::{ReadError, ReadErrorKind};
-use zfile::{BlockRun, Scratch, ZFile};
+use zfile::{BlockRun, Blocks, Scratch, ZFile};
 
 use crate::cache::Key;
 use crate::plan::{Origin, Step};
@@ -17,6 +17,26 @@ pub struct Decoder {
     scratch: Scratch,
     /// For a block that is to be kept.
     spare: Vec<u8>,
+}
+
+/// The bytes of a step, piece by piece, in order; made by [`Decoder::decode`].
+#[derive(Debug)]
+pub struct Pieces<'a> {
+    image: &'a Image,
+    step: &'a Step,
+    ordinal: usize,
+    /// For a block that is to be kept.
+    spare: &'a mut Vec<u8>,
+    stored: Stored<'a>,
+    /// Bytes of the step that are still to come.
+    left: usize,
+}
+
+#[derive(Debug)]
+enum Stored<'a> {
+    /// What has not been asked for yet.
+    Plain(Option<&'a [u8]>),
+    Blocks(Blocks<'a>),
 }
 
 /// A compressed layer and which it is.
@@ -34,6 +54,9 @@ struct Edge {
     len: usize,
 }
 
+/// A block that was decoded before, and what is wanted of it.
+type Kept = (Arc<Vec<u8>>, Edge);
+
 impl Decoder {
     /// A decoder with cold buffers.
     #[must_use]
@@ -41,127 +64,146 @@ impl Decoder {
         Self::default()
     }
 
-    /// Fills those bytes of `out` that need nothing to be fetched: zeroes, and ends of the step that lie in blocks
-    /// which were decoded before. Returns what is left of the step, which is in one piece.
+    /// Delivers the ends of a step that lie in blocks which were decoded before: each with the number of bytes of the
+    /// step that lie before it. Returns what is left of the step, which is in one piece.
     ///
     /// # Errors
     ///
-    /// [`ReadErrorKind::OutOfRange`] when `step` and `out` do not belong together.
-    pub fn recall(
-        &mut self,
+    /// Whatever `deliver` fails with, and [`ReadErrorKind::OutOfRange`] when the step is not one of this image.
+    pub fn recall<E: From<ReadFailure>>(
+        &self,
         image: &Image,
         step: &Step,
-        out: &mut [u8],
-    ) -> Result<Option<Step>, ReadFailure> {
-        match &step.origin {
-            Origin::Zero => {
-                out.fill(0);
-                Ok(None)
-            }
-            Origin::Plain { .. } => Ok(Some(step.clone())),
-            Origin::Blocks { ordinal, run } => {
-                let fail = |error| image.failure(step.disk_offset, *ordinal, error);
-                let layer = Compressed::of(image, *ordinal).map_err(fail)?;
-                let (skipped, dropped) = layer.recall(run, out).map_err(fail)?;
-                if skipped + dropped >= step.len {
-                    return Ok(None);
-                }
-                if skipped + dropped == 0 {
-                    return Ok(Some(step.clone()));
-                }
-                step.narrowed(image, skipped, dropped)
-                    .map(Some)
-                    .map_err(fail)
-            }
+        mut deliver: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<Option<Step>, E> {
+        let Origin::Blocks { ordinal, run } = &step.origin else {
+            return Ok(Some(step.clone()));
+        };
+        let fail = |error| E::from(image.failure(step.disk_offset, *ordinal, error));
+        let layer = Compressed::of(image, *ordinal).map_err(fail)?;
+        let (first, last) = layer.recall(run);
+        let (mut skipped, mut dropped) = (0, 0);
+        if let Some((content, edge)) = first {
+            deliver(0, edge.of(&content).map_err(fail)?)?;
+            skipped = edge.len;
         }
+        if let Some((content, edge)) = last {
+            let before = step.len.saturating_sub(edge.len);
+            deliver(before, edge.of(&content).map_err(fail)?)?;
+            dropped = edge.len;
+        }
+        if skipped + dropped == 0 {
+            return Ok(Some(step.clone()));
+        }
+        if skipped + dropped >= step.len {
+            return Ok(None);
+        }
+        step.narrowed(image, skipped, dropped)
+            .map(Some)
+            .map_err(fail)
     }
 
-    /// Makes the bytes of `step` out of its `stored` bytes, which are those that [`Step::stored`] names.
+    /// Makes the bytes of `step` out of its `stored` bytes, which are those that [`Step::stored`] names, piece by piece.
+    /// Blocks of which only a part is wanted are kept for whoever wants the rest.
     ///
     /// # Errors
     ///
-    /// When a block is damaged, or when `step`, `stored` and `out` do not belong together. The content of `out` is
-    /// then unspecified.
-    pub fn decode(
+    /// [`ReadErrorKind::OutOfRange`] when `step` and `stored` do not belong together, or when it is made of zeroes.
+    pub fn decode<'a>(
+        &'a mut self,
+        image: &'a Image,
+        step: &'a Step,
+        stored: &'a [u8],
+    ) -> Result<Pieces<'a>, ReadFailure> {
+        let (ordinal, stored) = match &step.origin {
+            Origin::Plain { ordinal, .. } if stored.len() == step.len => {
+                (*ordinal, Ok(Stored::Plain(Some(stored))))
+            }
+            Origin::Blocks { ordinal, run } => {
+                let blocks = Compressed::of(image, *ordinal)
+                    .and_then(|layer| layer.zfile.blocks(run, stored, &mut self.scratch));
+                (*ordinal, blocks.map(Stored::Blocks))
+            }
+            Origin::Plain { ordinal, .. } => (*ordinal, Err(mismatch(0))),
+            Origin::Zero => (0, Err(mismatch(0))),
+        };
+        Ok(Pieces {
+            image,
+            step,
+            ordinal,
+            spare: &mut self.spare,
+            left: step.len,
+            stored: stored.map_err(|error| image.failure(step.disk_offset, ordinal, error))?,
+        })
+    }
+
+    /// [`Decoder::decode`] to `out`, which is as long as the step.
+    ///
+    /// # Errors
+    ///
+    /// When a block is damaged, or when `step`, `stored` and `out` do not belong together. The content of `out` is then
+    /// unspecified.
+    pub fn decode_to(
         &mut self,
         image: &Image,
         step: &Step,
         stored: &[u8],
         out: &mut [u8],
     ) -> Result<(), ReadFailure> {
-        match &step.origin {
-            Origin::Zero => {
-                out.fill(0);
-                Ok(())
-            }
-            Origin::Plain { ordinal, .. } => {
-                if stored.len() != out.len() {
-                    return Err(image.failure(step.disk_offset, *ordinal, mismatch(0)));
-                }
-                out.copy_from_slice(stored);
-                Ok(())
-            }
-            Origin::Blocks { ordinal, run } => Compressed::of(image, *ordinal)
-                .and_then(|layer| self.decode_run(&layer, run, stored, out))
-                .map_err(|error| image.failure(step.disk_offset, *ordinal, error)),
+        let mut pieces = self.decode(image, step, stored)?;
+        let ordinal = pieces.ordinal;
+        let fail = || image.failure(step.disk_offset, ordinal, mismatch(0));
+        let mut rest = out;
+        while let Some(piece) = pieces.next()? {
+            let (now, later) = std::mem::take(&mut rest)
+                .split_at_mut_checked(piece.len())
+                .ok_or_else(fail)?;
+            now.copy_from_slice(piece);
+            rest = later;
         }
+        // Bytes that no piece has filled would be somebody else's.
+        if rest.is_empty() { Ok(()) } else { Err(fail()) }
     }
+}
 
-    /// Whole blocks go straight to `out`; a block that is cut is kept for whoever wants the rest of it.
-    fn decode_run(
-        &mut self,
-        layer: &Compressed<'_>,
-        run: &BlockRun,
-        stored: &[u8],
-        out: &mut [u8],
-    ) -> Result<(), ReadError> {
-        let (first, last) = layer.edges(run);
-        if !layer.image.cache().is_enabled() || (first.is_none() && last.is_none()) {
-            return layer.zfile.decode(run, stored, &mut self.scratch, out);
+impl Pieces<'_> {
+    /// The next bytes of the step. `None` when that was all of it.
+    ///
+    /// # Errors
+    ///
+    /// When a block is damaged: what came before it is good. When the end has come and not all bytes of the step.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a piece borrows from this, which no `Iterator` can say"
+    )]
+    pub fn next(&mut self) -> Result<Option<&[u8]>, ReadFailure> {
+        let (image, ordinal) = (self.image, self.ordinal);
+        let fail = |error| image.failure(self.step.disk_offset, ordinal, error);
+        let blocks = match &mut self.stored {
+            Stored::Plain(stored) => return Ok(stored.take()),
+            Stored::Blocks(blocks) => blocks,
+        };
+        let Some(block) = blocks.next().map_err(fail)? else {
+            // Bytes that no block has filled would be somebody else's.
+            return if self.left == 0 {
+                Ok(None)
+            } else {
+                Err(fail(mismatch(0)))
+            };
+        };
+        self.left = self.left.saturating_sub(block.wanted().len());
+        if block.wanted().len() < block.content().len() && image.cache().is_enabled() {
+            let mut content = std::mem::take(self.spare);
+            content.clear();
+            content.extend_from_slice(block.content());
+            let block = block.number();
+            let key = Key { ordinal, block };
+            *self.spare = image
+                .cache()
+                .put(key, Arc::new(content))
+                .unwrap_or_default();
         }
-        let content = run.content();
-        let (mut middle, mut rest) = (content.clone(), out);
-        if let Some(edge) = first {
-            let (part, after) = split(rest, edge.len, content.start)?;
-            self.decode_edge(layer, run, stored, &edge, part)?;
-            middle.start += edge.len as u64;
-            rest = after;
-        }
-        if let Some(edge) = last {
-            let before = rest.len().saturating_sub(edge.len);
-            let (inner, part) = split(rest, before, content.start)?;
-            self.decode_edge(layer, run, stored, &edge, part)?;
-            middle.end -= edge.len as u64;
-            rest = inner;
-        }
-        if rest.is_empty() {
-            return Ok(());
-        }
-        let inner = layer.zfile.plan(middle.start, rest.len())?;
-        let stored = part_of(run, stored, &inner.stored())?;
-        layer.zfile.decode(&inner, stored, &mut self.scratch, rest)
-    }
-
-    fn decode_edge(
-        &mut self,
-        layer: &Compressed<'_>,
-        run: &BlockRun,
-        stored: &[u8],
-        edge: &Edge,
-        out: &mut [u8],
-    ) -> Result<(), ReadError> {
-        let whole = layer.block_content(edge.block);
-        let block = layer.zfile.plan(whole.start, length(&whole))?;
-        let stored = part_of(run, stored, &block.stored())?;
-        let mut content = std::mem::take(&mut self.spare);
-        content.resize(length(&whole), 0);
-        layer
-            .zfile
-            .decode(&block, stored, &mut self.scratch, &mut content)?;
-        copy_part(&content, edge, out)?;
-        let (key, content) = (layer.key(edge.block), Arc::new(content));
-        self.spare = layer.image.cache().put(key, content).unwrap_or_default();
-        Ok(())
+        Ok(Some(block.wanted()))
     }
 }
 
@@ -218,51 +260,26 @@ impl<'a> Compressed<'a> {
         )
     }
 
-    /// Copies what is kept of the blocks at both ends; returns how many bytes of both ends are filled.
-    fn recall(&self, run: &BlockRun, out: &mut [u8]) -> Result<(usize, usize), ReadError> {
+    /// What is kept of the blocks at both ends.
+    fn recall(&self, run: &BlockRun) -> (Option<Kept>, Option<Kept>) {
         let cache = self.image.cache();
         if !cache.is_enabled() {
-            return Ok((0, 0));
+            return (None, None);
         }
         let kept = |edge: Edge| Some((cache.get(self.key(edge.block))?, edge));
         let (first, last) = self.edges(run);
-        let (mut skipped, mut dropped) = (0, 0);
-        if let Some((content, edge)) = first.and_then(kept) {
-            let (part, _) = split(out, edge.len, run.content().start)?;
-            copy_part(&content, &edge, part)?;
-            skipped = edge.len;
-        }
-        if let Some((content, edge)) = last.and_then(kept) {
-            let before = out.len().saturating_sub(edge.len);
-            let (_, part) = split(out, before, run.content().start)?;
-            copy_part(&content, &edge, part)?;
-            dropped = edge.len;
-        }
-        Ok((skipped, dropped))
+        (first.and_then(kept), last.and_then(kept))
     }
 }
 
-fn copy_part(content: &[u8], edge: &Edge, out: &mut [u8]) -> Result<(), ReadError> {
-    let part = content
-        .get(edge.skip..)
-        .and_then(|from| from.get(..edge.len))
-        .filter(|part| part.len() == out.len())
-        .ok_or_else(|| mismatch(0))?;
-    out.copy_from_slice(part);
-    Ok(())
-}
-
-/// The stored bytes of some blocks of a run, of whose stored bytes they are a part.
-fn part_of<'s>(run: &BlockRun, stored: &'s [u8], part: &Range<u64>) -> Result<&'s [u8], ReadError> {
-    let skip = part.start.saturating_sub(run.stored().start);
-    usize::try_from(skip)
-        .ok()
-        .and_then(|skip| stored.get(skip..)?.get(..length(part)))
-        .ok_or_else(|| mismatch(part.start))
-}
-
-fn split(out: &mut [u8], at: usize, offset: u64) -> Result<(&mut [u8], &mut [u8]), ReadError> {
-    out.split_at_mut_checked(at).ok_or_else(|| mismatch(offset))
+impl Edge {
+    /// The part out of the content of its block.
+    fn of<'c>(&self, content: &'c [u8]) -> Result<&'c [u8], ReadError> {
+        content
+            .get(self.skip..)
+            .and_then(|from| from.get(..self.len))
+            .ok_or_else(|| mismatch(0))
+    }
 }
 
 /// The length of a range that is a buffer.

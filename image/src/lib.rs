@@ -36,7 +36,7 @@ mod shown;
 mod source;
 
 pub use config::{ConfigError, ConfigLayer, ImageConfig, StatedBlob, config_text};
-pub use decode::Decoder;
+pub use decode::{Decoder, Pieces};
 pub use error::{LayerError, OpenError};
 pub use open::{Image, MAX_RECORDS};
 pub use plan::{MAX_PLAN_LEN_BYTES, Origin, Plan, Step};

@@ -119,16 +119,17 @@ impl Reader {
         for step in plan.steps() {
             let Some((part, after)) = std::mem::take(&mut rest).split_at_mut_checked(step.len)
             else {
-                // A plan promises steps that fill the range exactly.
-                let source = ReadError::new(ReadErrorKind::OutOfRange, offset);
-                return Err(ReadFailure {
-                    disk_offset: step.disk_offset,
-                    layer: None,
-                    source,
-                });
+                return Err(mismatch(step));
             };
             rest = after;
-            if let Some(left) = decoder.recall(image, step, part)? {
+            if let Origin::Zero = step.origin {
+                part.fill(0);
+                continue;
+            }
+            let left = decoder.recall(image, step, |skipped, bytes| {
+                copy_to(part, skipped, bytes).ok_or_else(|| mismatch(step))
+            })?;
+            if let Some(left) = left {
                 let skipped = usize::try_from(left.disk_offset - step.disk_offset);
                 let part = skipped
                     .ok()
@@ -149,9 +150,7 @@ fn fetch(
     step: &Step,
     out: &mut [u8],
 ) -> Result<(), ReadFailure> {
-    let Some((ordinal, range)) = step.stored() else {
-        return decoder.decode(image, step, &[], out);
-    };
+    let (ordinal, range) = step.stored().ok_or_else(|| mismatch(step))?;
     let failure = |error| image.failure(step.disk_offset, ordinal, error);
     if let Origin::Plain { .. } = step.origin {
         return image
@@ -167,5 +166,22 @@ fn fetch(
     image
         .read_stored(ordinal, range.start, stored)
         .map_err(failure)?;
-    decoder.decode(image, step, stored, out)
+    decoder.decode_to(image, step, stored, out)
+}
+
+/// Copies `bytes` to where `part` has its byte `skipped`, if there is room for all of them.
+fn copy_to(part: &mut [u8], skipped: usize, bytes: &[u8]) -> Option<()> {
+    part.get_mut(skipped..)?
+        .get_mut(..bytes.len())?
+        .copy_from_slice(bytes);
+    Some(())
+}
+
+/// A plan promises steps that fill its range exactly; this one does not.
+fn mismatch(step: &Step) -> ReadFailure {
+    ReadFailure {
+        disk_offset: step.disk_offset,
+        layer: None,
+        source: ReadError::new(ReadErrorKind::OutOfRange, step.disk_offset),
+    }
 }

@@ -48,7 +48,7 @@ impl JumpTable {
 
     /// Where block `block` starts. The number of blocks counts as a block too: it starts where the last one
     /// ends.
-    fn start(&self, block: u64) -> Option<u64> {
+    pub(crate) fn start(&self, block: u64) -> Option<u64> {
         let position = usize::try_from(block).ok()?;
         match self.offsets.get(position) {
             Some(offset) => {

@@ -45,6 +45,7 @@
 
 mod assembler;
 mod block_encoder;
+mod blocks;
 mod checksum;
 mod codec;
 mod error;
@@ -57,6 +58,7 @@ mod writer;
 
 pub use assembler::Assembler;
 pub use block_encoder::BlockEncoder;
+pub use blocks::{Block, Blocks};
 pub use checksum::raw_crc32c;
 pub use codec::Algorithm;
 pub use error::{

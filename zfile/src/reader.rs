@@ -1,15 +1,15 @@
 //! Reading: from a range of the content to stored bytes, and from stored bytes to content.
 //!
-//! [`ZFile::plan`] and [`ZFile::decode`] do no I/O, so that an engine can put its own between them.
+//! [`ZFile::plan`] and [`ZFile::blocks`] do no I/O, so that an engine can put its own between them.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::ops::Range;
 
 use blob::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
 
-use crate::checksum::{BLOCK_SEED, raw_crc32c};
+use crate::blocks::{Blocks, mismatch};
 use crate::codec::Decoder;
-use crate::error::{BlockError, BlockFault, OpenError};
+use crate::error::OpenError;
 use crate::jump_table::JumpTable;
 use crate::open::{self, Info};
 
@@ -31,13 +31,6 @@ pub struct ZFile<S> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     stored: Vec<u8>,
-    workspace: Workspace,
-}
-
-#[derive(Debug, Default)]
-struct Workspace {
-    /// A block of which only a part is wanted.
-    block: Vec<u8>,
     decoder: Decoder,
 }
 
@@ -67,15 +60,6 @@ impl BlockRun {
     pub fn content(&self) -> Range<u64> {
         self.content.clone()
     }
-}
-
-/// One block: where its content belongs and how long it is when stored.
-struct Block {
-    number: u64,
-    stored_offset: u64,
-    stored_bytes: usize,
-    content_start: u64,
-    content_bytes: usize,
 }
 
 impl<S: ReadAt> ZFile<S> {
@@ -136,16 +120,30 @@ impl<S: ReadAt> ZFile<S> {
         })
     }
 
-    /// Checks and decodes the blocks of `run` and fills `out` with the content asked for. No I/O.
+    /// The blocks of `run`, to be checked and decoded one after another. No I/O.
     ///
-    /// `stored` are the bytes [`BlockRun::stored`] of the source, `out` is as long as [`BlockRun::content`].
-    /// Blocks of which everything is wanted are decoded straight into `out`.
+    /// `stored` are the bytes [`BlockRun::stored`] of the source.
     ///
     /// # Errors
     ///
-    /// [`ReadErrorKind::Corrupt`] at the content offset of the first block that fails a check, with a
-    /// [`BlockError`] as its source. [`ReadErrorKind::OutOfRange`] when `run`, `stored` and `out` do not belong
-    /// together. After an error the content of `out` is unspecified.
+    /// [`ReadErrorKind::OutOfRange`] when `stored` is not as long as these.
+    pub fn blocks<'a>(
+        &'a self,
+        run: &'a BlockRun,
+        stored: &'a [u8],
+        scratch: &'a mut Scratch,
+    ) -> Result<Blocks<'a>, ReadError> {
+        Blocks::new(&self.info, &self.table, run, stored, &mut scratch.decoder)
+    }
+
+    /// Checks and decodes the blocks of `run` and fills `out` with the content asked for. No I/O.
+    ///
+    /// `stored` are the bytes [`BlockRun::stored`] of the source, `out` is as long as [`BlockRun::content`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Blocks::next`], and [`ReadErrorKind::OutOfRange`] when `run`, `stored` and `out` do not belong together.
+    /// After an error the content of `out` is unspecified.
     pub fn decode(
         &self,
         run: &BlockRun,
@@ -153,7 +151,7 @@ impl<S: ReadAt> ZFile<S> {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<(), ReadError> {
-        self.decode_run(run, stored, &mut scratch.workspace, out)
+        self.decode_with(run, stored, &mut scratch.decoder, out)
     }
 
     /// [`ReadAt::read_exact_at`] with the buffers of the calling thread: allocates nothing once they have grown.
@@ -170,7 +168,7 @@ impl<S: ReadAt> ZFile<S> {
         if !range_is_inside(offset, buf.len(), self.len_bytes()) {
             return Err(ReadError::new(ReadErrorKind::OutOfRange, offset));
         }
-        let Scratch { stored, workspace } = scratch;
+        let Scratch { stored, decoder } = scratch;
         let (mut offset, mut rest) = (offset, buf);
         while !rest.is_empty() {
             // A run ends where a block ends, so that no block is read twice.
@@ -184,108 +182,39 @@ impl<S: ReadAt> ZFile<S> {
             let run = self.plan(offset, piece.len())?;
             let fetched = grown(stored, length(&run.stored));
             self.source.read_exact_at(fetched, run.stored.start)?;
-            self.decode_run(&run, fetched, workspace, piece)?;
+            self.decode_with(&run, fetched, decoder, piece)?;
             offset = run.content.end;
             rest = tail;
         }
         Ok(())
     }
 
-    fn decode_run(
+    fn decode_with(
         &self,
         run: &BlockRun,
         stored: &[u8],
-        workspace: &mut Workspace,
+        decoder: &mut Decoder,
         out: &mut [u8],
     ) -> Result<(), ReadError> {
-        let mismatch = || {
-            ReadError::new(ReadErrorKind::OutOfRange, run.content.start)
-                .with_source("the buffers do not belong to this run of blocks")
-        };
-        if stored.len() != length(&run.stored) || out.len() != length(&run.content) {
-            return Err(mismatch());
+        if out.len() != length(&run.content) {
+            return Err(mismatch(run));
         }
-        let (mut stored, mut out, mut position) = (stored, out, run.content.start);
-        for number in run.blocks.clone() {
-            let block = self.block(number).ok_or_else(mismatch)?;
-            let skip = length(&(block.content_start..position));
-            let wanted = block.content_bytes.saturating_sub(skip).min(out.len());
-            let (bytes, stored_tail) = stored
-                .split_at_checked(block.stored_bytes)
-                .ok_or_else(mismatch)?;
-            let (piece, out_tail) = std::mem::take(&mut out)
-                .split_at_mut_checked(wanted)
-                .ok_or_else(mismatch)?;
-            if wanted == block.content_bytes {
-                self.decode_block(&block, bytes, &mut workspace.decoder, piece)?;
-            } else {
-                let whole = grown(&mut workspace.block, block.content_bytes);
-                self.decode_block(&block, bytes, &mut workspace.decoder, whole)?;
-                let slice = whole
-                    .get(skip..)
-                    .and_then(|from| from.get(..wanted))
-                    .ok_or_else(mismatch)?;
-                piece.copy_from_slice(slice);
-            }
-            (stored, out) = (stored_tail, out_tail);
-            position = position.saturating_add(u64::try_from(wanted).unwrap_or(u64::MAX));
+        let mut blocks = Blocks::new(&self.info, &self.table, run, stored, decoder)?;
+        let mut rest = out;
+        while let Some(block) = blocks.next()? {
+            let wanted = block.wanted();
+            let (piece, tail) = std::mem::take(&mut rest)
+                .split_at_mut_checked(wanted.len())
+                .ok_or_else(|| mismatch(run))?;
+            piece.copy_from_slice(wanted);
+            rest = tail;
         }
         // Bytes that no block has filled would be somebody else's.
-        if out.is_empty() {
+        if rest.is_empty() {
             Ok(())
         } else {
-            Err(mismatch())
+            Err(mismatch(run))
         }
-    }
-
-    fn decode_block(
-        &self,
-        block: &Block,
-        stored: &[u8],
-        decoder: &mut Decoder,
-        content: &mut [u8],
-    ) -> Result<(), ReadError> {
-        self.payload(stored)
-            .and_then(|payload| decoder.decode(self.info.algorithm, payload, content))
-            .map_err(|fault| {
-                ReadError::new(ReadErrorKind::Corrupt, block.content_start).with_source(
-                    BlockError {
-                        block: block.number,
-                        stored_offset: block.stored_offset,
-                        fault,
-                    },
-                )
-            })
-    }
-
-    /// The compressed bytes of a stored block, after a look at their checksum.
-    fn payload<'a>(&self, stored: &'a [u8]) -> Result<&'a [u8], BlockFault> {
-        // A block that is shorter than a checksum does not get past the check of the jump table.
-        let Some((payload, checksum)) = stored.split_last_chunk().filter(|_| self.info.verify)
-        else {
-            return Ok(stored);
-        };
-        let found = u32::from_le_bytes(*checksum);
-        let expected = raw_crc32c(BLOCK_SEED, payload);
-        if found == expected {
-            Ok(payload)
-        } else {
-            Err(BlockFault::Checksum { found, expected })
-        }
-    }
-
-    fn block(&self, number: u64) -> Option<Block> {
-        let stored = self.table.stored_range(&(number..number.checked_add(1)?))?;
-        let block_size = u64::from(self.info.block_size_bytes);
-        let content_start = number.checked_mul(block_size)?;
-        let content_end = content_start.checked_add(block_size)?.min(self.len_bytes());
-        Some(Block {
-            number,
-            stored_offset: stored.start,
-            stored_bytes: length(&stored),
-            content_start,
-            content_bytes: length(&(content_start..content_end)),
-        })
     }
 }
 
@@ -301,7 +230,7 @@ impl<S: ReadAt> ReadAt for ZFile<S> {
 }
 
 /// The length of a range that is about to become, or already is, a buffer.
-fn length(range: &Range<u64>) -> usize {
+pub(crate) fn length(range: &Range<u64>) -> usize {
     usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)
 }
 

@@ -8,7 +8,7 @@ use image::{Decoder, Image, Origin, Plan, ReadFailure, Step};
 
 use crate::guest::GuestMemory;
 use crate::queue::Buffer;
-use crate::request::room::Room;
+use crate::request::room::{Room, Writer};
 use crate::request::{ExecuteError, Span};
 
 /// A read that was begun.
@@ -49,9 +49,6 @@ pub(crate) struct Performer {
     decoder: Decoder,
     /// Stored bytes of compressed blocks.
     stored: Vec<u8>,
-    /// Content that cannot be made in guest memory itself: while a block is being decoded, its beginning is read again,
-    /// and a guest could have changed it.
-    content: Vec<u8>,
     touches_disk: bool,
 }
 
@@ -90,7 +87,6 @@ impl Performer {
             plan: Plan::default(),
             decoder: Decoder::new(),
             stored: Vec::new(),
-            content: Vec::new(),
             touches_disk: true,
         }
     }
@@ -197,32 +193,34 @@ impl Performer {
         step: &Step,
         position: u32,
     ) -> Result<Option<Missing>, ExecuteError> {
-        let content = grown(&mut self.content, step.len);
-        let Some(left) = self.decoder.recall(&self.image, step, content)? else {
-            room.write(position, content)?;
+        let at =
+            |skipped: usize| position.saturating_add(u32::try_from(skipped).unwrap_or(u32::MAX));
+        let start = step.disk_offset;
+        let left = self.decoder.recall(&self.image, step, |skipped, bytes| {
+            room.write(at(skipped), bytes)
+        })?;
+        let Some(step) = left else {
             return Ok(None);
         };
-        let skipped = usize::try_from(left.disk_offset - step.disk_offset).unwrap_or(usize::MAX);
-        let end = skipped.saturating_add(left.len);
-        if let Some((ordinal, range)) = left.stored()
+        let skipped = step.disk_offset.saturating_sub(start);
+        let position = at(usize::try_from(skipped).unwrap_or(usize::MAX));
+        if let Some((ordinal, range)) = step.stored()
             && let Some(source) = self.image.stored(ordinal)
             && self.touches_disk
         {
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             let stored = grown(&mut self.stored, len);
             if source.read_ready_at(stored, range.start) == len {
-                let out = content.get_mut(skipped..end).unwrap_or_default();
-                self.decoder.decode(&self.image, &left, stored, out)?;
-                room.write(position, content)?;
+                deliver(
+                    &mut self.decoder,
+                    &self.image,
+                    &step,
+                    stored,
+                    room.writer(position),
+                )?;
                 return Ok(None);
             }
         }
-        let at =
-            |skipped: usize| position.saturating_add(u32::try_from(skipped).unwrap_or(u32::MAX));
-        room.write(position, content.get(..skipped).unwrap_or_default())?;
-        room.write(at(end), content.get(end..).unwrap_or_default())?;
-        let position = at(skipped);
-        let step = left;
         Ok(Some(Missing { step, position }))
     }
 
@@ -251,14 +249,8 @@ impl Performer {
     ) -> Result<(), ExecuteError> {
         let step = &missing.step;
         let stored = stored.map_err(|error| self.failure(step, error))?;
-        if let Origin::Plain { .. } = step.origin
-            && stored.len() == step.len
-        {
-            return room.write(missing.position, stored);
-        }
-        let content = grown(&mut self.content, step.len);
-        self.decoder.decode(&self.image, step, stored, content)?;
-        room.write(missing.position, content)
+        let to = room.writer(missing.position);
+        deliver(&mut self.decoder, &self.image, step, stored, to)
     }
 
     fn failure(&self, step: &Step, source: ReadError) -> ReadFailure {
@@ -268,6 +260,22 @@ impl Performer {
             .unwrap_or_default();
         self.image.failure(step.disk_offset, ordinal, source)
     }
+}
+
+/// Makes the bytes of a step out of what is stored for it, and copies them to the guest. A block is never made in guest
+/// memory itself: while it is being decoded, its beginning is read again, and a guest could have changed it.
+fn deliver(
+    decoder: &mut Decoder,
+    image: &Image,
+    step: &Step,
+    stored: &[u8],
+    mut to: Writer<'_>,
+) -> Result<(), ExecuteError> {
+    let mut pieces = decoder.decode(image, step, stored)?;
+    while let Some(piece) = pieces.next()? {
+        to.write(piece)?;
+    }
+    Ok(())
 }
 
 /// The first `len` bytes of `buffer`, which grows when it is shorter and never shrinks.

@@ -20,6 +20,15 @@ pub(crate) struct Room<'a> {
     pub(crate) buffers: &'a [Buffer],
 }
 
+/// A place in a [`Room`] that moves on with what is written.
+#[derive(Debug)]
+pub(crate) struct Writer<'a> {
+    /// What is left of it.
+    room: Room<'a>,
+    /// Counted from the start of the first buffer that is left.
+    position: u32,
+}
+
 impl<'a> Room<'a> {
     /// Where `len` bytes from `position` on lie, piece by piece.
     fn pieces(
@@ -50,15 +59,15 @@ impl<'a> Room<'a> {
     ///
     /// When a buffer is not in guest memory.
     pub(crate) fn write(self, position: u32, bytes: &[u8]) -> Result<(), ExecuteError> {
-        let mut rest = bytes;
-        for (address, len) in self.pieces(position, bytes.len()) {
-            let (now, later) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-            self.memory
-                .write_slice(now, address)
-                .map_err(|_outside| ExecuteError::Buffer { address: address.0 })?;
-            rest = later;
+        self.writer(position).write(bytes)
+    }
+
+    /// Copies from `position` on.
+    pub(crate) fn writer(self, position: u32) -> Writer<'a> {
+        Writer {
+            room: self,
+            position,
         }
-        Ok(())
     }
 
     /// Copies as many of `bytes` to the beginning as there is room for, and returns how many that are.
@@ -112,6 +121,39 @@ impl<'a> Room<'a> {
             }
         }
         done
+    }
+}
+
+impl Writer<'_> {
+    /// Copies `bytes` behind those that were copied before, as [`Room::write`] does.
+    ///
+    /// # Errors
+    ///
+    /// When a buffer is not in guest memory.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), ExecuteError> {
+        let mut rest = bytes;
+        // What is behind is not looked at again: a driver may have made a buffer of every page.
+        while let [buffer, others @ ..] = self.room.buffers {
+            if self.position < buffer.len_bytes {
+                if rest.is_empty() {
+                    break;
+                }
+                let room = (buffer.len_bytes - self.position) as usize;
+                let (now, later) = rest.split_at(room.min(rest.len()));
+                // An address that overflows is nowhere, and whoever goes there is told.
+                let address = buffer.address.0.saturating_add(u64::from(self.position));
+                self.room
+                    .memory
+                    .write_slice(now, GuestAddress(address))
+                    .map_err(|_outside| ExecuteError::Buffer { address })?;
+                self.position += u32::try_from(now.len()).unwrap_or(u32::MAX);
+                rest = later;
+            } else {
+                self.position -= buffer.len_bytes;
+                self.room.buffers = others;
+            }
+        }
+        Ok(())
     }
 }
 

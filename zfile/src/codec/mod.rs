@@ -63,23 +63,23 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Fills `content` with what `payload` decodes to; too much is a fault, and so is too little.
+    /// What `payload` decodes to, which has to be `content_bytes` long: too much is a fault, and so is too little.
     pub(crate) fn decode(
         &mut self,
         algorithm: Algorithm,
         payload: &[u8],
-        content: &mut [u8],
-    ) -> Result<(), BlockFault> {
-        let found_bytes = match algorithm {
-            Algorithm::Lz4 => self.lz4.decode(payload, content)?,
-            Algorithm::Zstd => self.zstd.decode(payload, content)?,
+        content_bytes: usize,
+    ) -> Result<&[u8], BlockFault> {
+        let content = match algorithm {
+            Algorithm::Lz4 => self.lz4.decode(payload, content_bytes)?,
+            Algorithm::Zstd => self.zstd.decode(payload, content_bytes)?,
         };
-        if found_bytes == content.len() {
-            Ok(())
+        if content.len() == content_bytes {
+            Ok(content)
         } else {
             Err(BlockFault::Length {
-                found_bytes,
-                expected_bytes: content.len(),
+                found_bytes: content.len(),
+                expected_bytes: content_bytes,
             })
         }
     }

@@ -24,6 +24,8 @@ pub(crate) fn growth_max_bytes(content_bytes: u32) -> u32 {
 #[derive(Default)]
 pub(crate) struct Decoder {
     context: Option<DCtx<'static>>,
+    /// Of the last frame.
+    content: Vec<u8>,
 }
 
 impl fmt::Debug for Decoder {
@@ -35,15 +37,10 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// Decodes `payload`, which must be exactly one frame, to the start of `content` and returns the number of
-    /// bytes decoded.
+    /// Decodes `payload`, which must be exactly one frame, to at most `limit` bytes, at most a block.
     ///
     /// Decoding in one shot into a fixed buffer allocates no window, whatever the frame asks for.
-    pub(crate) fn decode(
-        &mut self,
-        payload: &[u8],
-        content: &mut [u8],
-    ) -> Result<usize, BlockFault> {
+    pub(crate) fn decode(&mut self, payload: &[u8], limit: usize) -> Result<&[u8], BlockFault> {
         if !payload.starts_with(&FRAME_MAGIC) {
             return Err(BlockFault::ZstdMagic);
         }
@@ -58,7 +55,12 @@ impl Decoder {
             Some(context) => context,
             empty @ None => empty.insert(DCtx::try_create().ok_or(BlockFault::OutOfMemory)?),
         };
-        context.decompress(content, payload).map_err(fault)
+        if self.content.len() < limit {
+            self.content.resize(limit, 0);
+        }
+        let content = self.content.get_mut(..limit).unwrap_or_default();
+        let len = context.decompress(content, payload).map_err(fault)?;
+        Ok(content.get(..len).unwrap_or_default())
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! It only ever says what a good block decodes to. For what is wrong with a bad one, and in doubt, there is `lz4_flex`.
 
+use std::fmt;
+
 use super::MATCH_MIN_BYTES;
 
 /// Longest content.
@@ -30,18 +32,24 @@ const REPETITIONS: [u64; 8] = [
 const STRIDES: [usize; 8] = [0, 8, 8, 6, 8, 5, 6, 7];
 
 /// Where content grows, and matches find what came before.
-#[derive(Debug)]
-struct Room(Box<[u8; POSITIONS + COPY_MAX_BYTES]>);
+pub(super) struct Room {
+    bytes: Box<[u8; POSITIONS + COPY_MAX_BYTES]>,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").finish_non_exhaustive()
+    }
+}
 
 impl Room {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bytes = vec![0; POSITIONS + COPY_MAX_BYTES].into_boxed_slice();
         // Infallible: the length is that of the type. Made as a vector, it never lies on the stack.
-        Self(
-            bytes
-                .try_into()
-                .unwrap_or_else(|_| Box::new([0; POSITIONS + COPY_MAX_BYTES])),
-        )
+        let bytes = bytes
+            .try_into()
+            .unwrap_or_else(|_| Box::new([0; POSITIONS + COPY_MAX_BYTES]));
+        Self { bytes }
     }
 
     #[inline(always)]
@@ -49,14 +57,16 @@ impl Room {
     fn load<const N: usize>(&self, at: usize) -> [u8; N] {
         const { assert!(N <= COPY_MAX_BYTES) };
         // Infallible: N more bytes follow every position.
-        *self.0[at % POSITIONS..].first_chunk().unwrap_or(&[0; N])
+        *self.bytes[at % POSITIONS..]
+            .first_chunk()
+            .unwrap_or(&[0; N])
     }
 
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "below POSITIONS by the mask")]
     fn store<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
         const { assert!(N <= COPY_MAX_BYTES) };
-        if let Some(place) = self.0[at % POSITIONS..].first_chunk_mut() {
+        if let Some(place) = self.bytes[at % POSITIONS..].first_chunk_mut() {
             *place = bytes;
         }
     }
@@ -95,6 +105,87 @@ impl Room {
             }
         }
         Some(())
+    }
+
+    /// What was decoded: the first `len` bytes, and no more than a block can have.
+    pub(super) fn content(&self, len: usize) -> &[u8] {
+        self.bytes
+            .get(..len.min(CONTENT_MAX_BYTES))
+            .unwrap_or_default()
+    }
+
+    /// The same for somebody else to decode to.
+    pub(super) fn content_mut(&mut self, len: usize) -> &mut [u8] {
+        self.bytes
+            .get_mut(..len.min(CONTENT_MAX_BYTES))
+            .unwrap_or_default()
+    }
+
+    /// Decodes `payload` to the start of the room, and returns the number of bytes decoded. `None`: no LZ4 block, or more
+    /// than `limit` bytes, which are at most [`CONTENT_MAX_BYTES`].
+    pub(super) fn decode(&mut self, payload: &[u8], limit: usize) -> Option<usize> {
+        if limit > CONTENT_MAX_BYTES {
+            return None;
+        }
+        let mut input = Input { payload, at: 0 };
+        // Never above `limit`, so that positions are those of the room up to the longest copy.
+        let mut end = 0_usize;
+        loop {
+            let (to, offset, match_start);
+            if let Some((literals, token, short)) = short_sequence(&input) {
+                // At most 14 of the 16 are literals; what follows them is written over.
+                self.store(end, literals);
+                to = end.wrapping_add(token >> 4);
+                (offset, match_start) = (short, token & GOES_ON);
+                input.skip((token >> 4).wrapping_add(3));
+            } else {
+                let token = input.byte()?;
+                let len = input.length(token >> 4)?;
+                to = self.append(&mut input, end, len, limit)?;
+                if input.at == payload.len() {
+                    return Some(to);
+                }
+                offset = input.byte()? | (input.byte()? << 8);
+                match_start = token & GOES_ON;
+            }
+            let len = input.length(match_start)?.checked_add(MATCH_MIN_BYTES)?;
+            end = to.checked_add(len).filter(|end| *end <= limit)?;
+            if offset > to {
+                return None;
+            }
+            if match_start != GOES_ON && offset >= 8 {
+                // At most 18 bytes, for which no loop has to end at the right place.
+                let from = to.wrapping_sub(offset);
+                self.copy::<8>(from, to);
+                self.copy::<8>(from.wrapping_add(8), to.wrapping_add(8));
+                self.copy::<2>(from.wrapping_add(16), to.wrapping_add(16));
+            } else {
+                self.repeat(to, offset, len)?;
+            }
+        }
+    }
+
+    /// Appends `len` literals at `end` and returns the new end.
+    #[inline(always)]
+    fn append(
+        &mut self,
+        input: &mut Input<'_>,
+        end: usize,
+        len: usize,
+        limit: usize,
+    ) -> Option<usize> {
+        let new_end = end.checked_add(len).filter(|end| *end <= limit)?;
+        if let Some(literals) = input.peek(len.next_multiple_of(16)) {
+            for (step, chunk) in literals.as_chunks::<16>().0.iter().enumerate() {
+                self.store(end.wrapping_add(step.wrapping_mul(16)), *chunk);
+            }
+        } else {
+            self.bytes
+                .get_mut(end..new_end)?
+                .copy_from_slice(input.peek(len)?);
+        }
+        input.skip(len);
+        Some(new_end)
     }
 }
 
@@ -140,71 +231,6 @@ impl<'p> Input<'p> {
     }
 }
 
-/// Decodes block after block, independently of each other.
-#[derive(Debug)]
-pub(crate) struct Decoder {
-    room: Room,
-}
-
-impl Decoder {
-    pub(crate) fn new() -> Self {
-        Self { room: Room::new() }
-    }
-
-    /// Decodes `payload` to the start of `content` and returns the number of bytes decoded. `None`: no LZ4 block, or
-    /// more than fits; nothing is written then.
-    pub(crate) fn decode(&mut self, payload: &[u8], content: &mut [u8]) -> Option<usize> {
-        if content.len() > CONTENT_MAX_BYTES {
-            return None;
-        }
-        let len = decode_to(&mut self.room, payload, content.len())?;
-        content
-            .get_mut(..len)?
-            .copy_from_slice(self.room.0.get(..len)?);
-        Some(len)
-    }
-}
-
-/// Decodes to the start of the room at most `limit` bytes, and returns their number.
-fn decode_to(room: &mut Room, payload: &[u8], limit: usize) -> Option<usize> {
-    let mut input = Input { payload, at: 0 };
-    // Never above `limit`, so that positions are those of the room up to the longest copy.
-    let mut end = 0_usize;
-    loop {
-        let (to, offset, match_start);
-        if let Some((literals, token, short)) = short_sequence(&input) {
-            // At most 14 of the 16 are literals; what follows them is written over.
-            room.store(end, literals);
-            to = end.wrapping_add(token >> 4);
-            (offset, match_start) = (short, token & GOES_ON);
-            input.skip((token >> 4).wrapping_add(3));
-        } else {
-            let token = input.byte()?;
-            let len = input.length(token >> 4)?;
-            to = append(room, &mut input, end, len, limit)?;
-            if input.at == payload.len() {
-                return Some(to);
-            }
-            offset = input.byte()? | (input.byte()? << 8);
-            match_start = token & GOES_ON;
-        }
-        let len = input.length(match_start)?.checked_add(MATCH_MIN_BYTES)?;
-        end = to.checked_add(len).filter(|end| *end <= limit)?;
-        if offset > to {
-            return None;
-        }
-        if match_start != GOES_ON && offset >= 8 {
-            // At most 18 bytes, for which no loop has to end at the right place.
-            let from = to.wrapping_sub(offset);
-            room.copy::<8>(from, to);
-            room.copy::<8>(from.wrapping_add(8), to.wrapping_add(8));
-            room.copy::<2>(from.wrapping_add(16), to.wrapping_add(16));
-        } else {
-            room.repeat(to, offset, len)?;
-        }
-    }
-}
-
 /// If the next sequence has few literals and is not near the end: 16 bytes that start with them, the token and the
 /// offset of the match.
 #[inline(always)]
@@ -221,27 +247,4 @@ fn short_sequence(input: &Input<'_>) -> Option<([u8; 16], usize, usize)> {
         window[literals.wrapping_add(2)],
     ]);
     Some((*window.last_chunk()?, token, usize::from(offset)))
-}
-
-/// Appends `len` literals at `end` and returns the new end.
-#[inline(always)]
-fn append(
-    room: &mut Room,
-    input: &mut Input<'_>,
-    end: usize,
-    len: usize,
-    limit: usize,
-) -> Option<usize> {
-    let new_end = end.checked_add(len).filter(|end| *end <= limit)?;
-    if let Some(literals) = input.peek(len.next_multiple_of(16)) {
-        for (step, chunk) in literals.as_chunks::<16>().0.iter().enumerate() {
-            room.store(end.wrapping_add(step.wrapping_mul(16)), *chunk);
-        }
-    } else {
-        room.0
-            .get_mut(end..new_end)?
-            .copy_from_slice(input.peek(len)?);
-    }
-    input.skip(len);
-    Some(new_end)
 }

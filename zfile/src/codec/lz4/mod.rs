@@ -13,6 +13,7 @@ mod sequences;
 
 use lz4_flex::block::decompress_into;
 
+use self::decoder::Room;
 use crate::codec::Algorithm;
 use crate::error::{BlockFault, WriteError};
 
@@ -40,23 +41,21 @@ pub(crate) fn growth_max_bytes(content_bytes: u32) -> u32 {
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     /// Made for the first block.
-    decoder: Option<decoder::Decoder>,
+    room: Option<Room>,
 }
 
 impl Decoder {
-    /// Decodes `payload` to the start of `content` and returns the number of bytes decoded.
-    pub(crate) fn decode(
-        &mut self,
-        payload: &[u8],
-        content: &mut [u8],
-    ) -> Result<usize, BlockFault> {
-        self.decoder
-            .get_or_insert_with(decoder::Decoder::new)
-            .decode(payload, content)
-            .map_or_else(
-                || decompress_into(payload, content).map_err(BlockFault::Lz4),
-                Ok,
-            )
+    /// Decodes `payload` to at most `limit` bytes, at most a block.
+    pub(crate) fn decode(&mut self, payload: &[u8], limit: usize) -> Result<&[u8], BlockFault> {
+        let room = self.room.get_or_insert_with(Room::new);
+        let len = match room.decode(payload, limit) {
+            Some(len) => len,
+            None => {
+                let content = room.content_mut(limit);
+                decompress_into(payload, content).map_err(BlockFault::Lz4)?
+            }
+        };
+        Ok(room.content(len))
     }
 }
 
