@@ -130,6 +130,12 @@ impl Image {
         }
     }
 
+    /// Whether there is room for decoded blocks at all.
+    #[must_use]
+    pub fn keeps_blocks(&self) -> bool {
+        self.cache.is_enabled()
+    }
+
     pub(crate) fn cache(&self) -> &BlockCache {
         &self.cache
     }

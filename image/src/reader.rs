@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use blob::{ReadError, ReadErrorKind};
+use blob::{ReadAt, ReadError, ReadErrorKind};
 
 use crate::shown::Shown;
 use crate::{Decoder, Image, MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
@@ -81,6 +81,19 @@ impl Reader {
     /// When the range leaves the disk, or a layer cannot deliver. The content of `buf` is then unspecified and
     /// must not be used.
     pub fn read_exact_at(&mut self, buf: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
+        self.read_at(buf, offset, fetch).map(drop)
+    }
+
+    /// The same if it need not wait for a device, and `false` otherwise: the content of `buf` is then unspecified.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::read_exact_at`].
+    pub fn read_ready_at(&mut self, buf: &mut [u8], offset: u64) -> Result<bool, ReadFailure> {
+        self.read_at(buf, offset, fetch_ready)
+    }
+
+    fn read_at(&mut self, buf: &mut [u8], offset: u64, fetch: Fetch) -> Result<bool, ReadFailure> {
         let outside = || ReadFailure {
             disk_offset: offset,
             layer: None,
@@ -100,14 +113,21 @@ impl Reader {
             let (piece, after) = std::mem::take(&mut rest)
                 .split_at_mut_checked(len)
                 .ok_or_else(outside)?;
-            self.read_piece(piece, position)?;
+            if !self.read_piece(piece, position, fetch)? {
+                return Ok(false);
+            }
             position += len as u64;
             rest = after;
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn read_piece(&mut self, piece: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
+    fn read_piece(
+        &mut self,
+        piece: &mut [u8],
+        offset: u64,
+        fetch: Fetch,
+    ) -> Result<bool, ReadFailure> {
         let Self {
             image,
             plan,
@@ -129,33 +149,35 @@ impl Reader {
             let left = decoder.recall(image, step, |skipped, bytes| {
                 copy_to(part, skipped, bytes).ok_or_else(|| mismatch(step))
             })?;
-            if let Some(left) = left {
-                let skipped = usize::try_from(left.disk_offset - step.disk_offset);
-                let part = skipped
-                    .ok()
-                    .and_then(|skipped| part.get_mut(skipped..)?.get_mut(..left.len))
-                    .unwrap_or_default();
-                fetch(image, decoder, stored, &left, part)?;
+            let Some(left) = left else {
+                continue;
+            };
+            let skipped = usize::try_from(left.disk_offset - step.disk_offset);
+            let part = skipped
+                .ok()
+                .and_then(|skipped| part.get_mut(skipped..)?.get_mut(..left.len))
+                .ok_or_else(|| mismatch(step))?;
+            if !read_step(image, decoder, stored, &left, part, fetch)? {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
-/// Waits for the bytes of a step and makes them what the disk holds.
-fn fetch(
+/// Fills `out` with the bytes of a step, out of `stored` if it is compressed.
+fn read_step(
     image: &Image,
     decoder: &mut Decoder,
     stored: &mut Vec<u8>,
     step: &Step,
     out: &mut [u8],
-) -> Result<(), ReadFailure> {
+    fetch: Fetch,
+) -> Result<bool, ReadFailure> {
     let (ordinal, range) = step.stored().ok_or_else(|| mismatch(step))?;
     let failure = |error| image.failure(step.disk_offset, ordinal, error);
     if let Origin::Plain { .. } = step.origin {
-        return image
-            .read_stored(ordinal, range.start, out)
-            .map_err(failure);
+        return fetch(image, ordinal, range.start, out).map_err(failure);
     }
     // At most a plan's length and the rest of two blocks, whatever they grew by.
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
@@ -163,10 +185,29 @@ fn fetch(
         stored.resize(len, 0);
     }
     let stored = stored.get_mut(..len).unwrap_or_default();
-    image
-        .read_stored(ordinal, range.start, stored)
-        .map_err(failure)?;
-    decoder.decode_to(image, step, stored, out)
+    if !fetch(image, ordinal, range.start, stored).map_err(failure)? {
+        return Ok(false);
+    }
+    decoder.decode_to(image, step, stored, out)?;
+    Ok(true)
+}
+
+/// Fills a buffer with stored bytes of a layer from some offset on; `false` if that would take waiting.
+type Fetch = fn(&Image, usize, u64, &mut [u8]) -> Result<bool, ReadError>;
+
+fn fetch(image: &Image, ordinal: usize, offset: u64, buf: &mut [u8]) -> Result<bool, ReadError> {
+    image.read_stored(ordinal, offset, buf).map(|()| true)
+}
+
+fn fetch_ready(
+    image: &Image,
+    ordinal: usize,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<bool, ReadError> {
+    let source = image.stored(ordinal);
+    let ready = source.is_some_and(|source| source.read_ready_at(buf, offset) == buf.len());
+    Ok(ready)
 }
 
 /// Copies `bytes` to where `part` has its byte `skipped`, if there is room for all of them.

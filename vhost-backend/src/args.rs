@@ -69,7 +69,7 @@ pub struct Args {
 
     /// Memory for decoded blocks of which a guest has read only a part, as bytes or with K, M or G. It spares
     /// decoding a block again for each of its neighbours; layers in blocks of 4 KiB hardly need it. 0 keeps
-    /// nothing.
+    /// nothing, and decodes nothing before it is asked for.
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = parse_cache_size)]
     pub cache_size: u64,
 

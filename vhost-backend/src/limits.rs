@@ -37,6 +37,10 @@ pub const BATCH_LEN_BYTES: u64 = 64 << 10;
 /// not run dry while one processor decodes.
 pub const FETCHED_BATCH: usize = 4;
 
+/// How much of the disk a queue decodes before its guest asks for it, in bytes: what a guest that reads one piece after
+/// another asks for at a time, and what is lost when it stops.
+pub const MAX_DECODED_AHEAD_LEN_BYTES: u64 = 1 << 20;
+
 /// Most bytes that the reads of one queue which wait for the disk may ask for together, beyond the first.
 pub const MAX_QUEUE_FETCH_LEN_BYTES: usize = 8 << 20;
 

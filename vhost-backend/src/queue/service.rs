@@ -136,7 +136,7 @@ impl Service {
             self.heed_stop()?;
             self.ring.disable_notification()?;
             while self.serve_batch()? {}
-            if !self.reads.are_waiting() && self.look() {
+            if !self.reads.are_waiting() && (self.look() || self.decode_ahead()) {
                 continue;
             }
             // What is under way wakes the thread when it has come, and there is room again.
@@ -144,6 +144,16 @@ impl Service {
                 return Ok(());
             }
         }
+    }
+
+    /// Decodes what the driver is going to ask for until there is a request; `false` when there is nothing to decode.
+    fn decode_ahead(&mut self) -> bool {
+        while self.reads.decode_ahead() {
+            if self.ring.has_more() || self.stop.is_requested() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Looks at the ring for a while, if that was asked for.

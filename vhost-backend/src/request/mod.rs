@@ -1,5 +1,6 @@
 //! One guest request: parsed to a plain value, executed, brought to its single outcome.
 
+mod decode_ahead;
 mod execute;
 mod join;
 mod outcome;

@@ -8,6 +8,7 @@ use image::{Decoder, Image, Origin, Plan, ReadFailure, Step};
 
 use crate::guest::GuestMemory;
 use crate::queue::Buffer;
+use crate::request::decode_ahead::DecodeAhead;
 use crate::request::room::{Room, Writer};
 use crate::request::{ExecuteError, Span};
 
@@ -50,6 +51,7 @@ pub(crate) struct Performer {
     /// Stored bytes of compressed blocks.
     stored: Vec<u8>,
     touches_disk: bool,
+    ahead: DecodeAhead,
 }
 
 impl Read {
@@ -82,7 +84,9 @@ impl Read {
 impl Performer {
     /// With cold buffers.
     pub(crate) fn new(image: Arc<Image>) -> Self {
+        let ahead = DecodeAhead::new(Arc::clone(&image));
         Self {
+            ahead,
             image,
             plan: Plan::default(),
             decoder: Decoder::new(),
@@ -125,6 +129,12 @@ impl Performer {
         (offset, len): (u64, usize),
         missing: &mut Vec<Missing>,
     ) -> Result<(), ExecuteError> {
+        let done = self.deliver_ahead(read.room(memory), read.position, (offset, len))?;
+        read.position += u32::try_from(done).unwrap_or(u32::MAX);
+        if done == len {
+            return Ok(());
+        }
+        let (offset, len) = (offset + done as u64, len - done);
         let mut plan = std::mem::take(&mut self.plan);
         let result = self.image.plan(offset, len, &mut plan);
         let mut steps = result
@@ -145,6 +155,31 @@ impl Performer {
         let result = steps.map(drop).and(result);
         self.plan = plan;
         result
+    }
+
+    /// Delivers the first bytes of a piece if they were decoded before they were asked for, and returns how many these
+    /// are.
+    fn deliver_ahead(
+        &mut self,
+        room: Room<'_>,
+        position: u32,
+        (offset, len): (u64, usize),
+    ) -> Result<usize, ExecuteError> {
+        let mut to = room.writer(position);
+        let mut done = 0;
+        while done < len
+            && let Some(content) = self.ahead.find(offset + done as u64)
+        {
+            let now = content.get(..len - done).unwrap_or(content);
+            to.write(now)?;
+            done += now.len();
+        }
+        Ok(done)
+    }
+
+    /// What lies ahead of a read that belongs to a row of reads, and may be decoded already.
+    pub(crate) fn ahead(&mut self) -> &mut DecodeAhead {
+        &mut self.ahead
     }
 
     /// Delivers what is at hand of a step, and says what is not.

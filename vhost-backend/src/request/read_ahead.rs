@@ -26,6 +26,11 @@ pub(crate) struct ReadAhead {
 }
 
 impl ReadAhead {
+    /// Behind the last byte of the foremost read, and how much was read in a row up to there.
+    pub(crate) fn streak(&self) -> (u64, u64) {
+        (self.front, self.streak_bytes)
+    }
+
     /// Takes notice of a read of the disk, and of whether the disk had to be waited for. Returns what to fetch into the
     /// page cache, if it is time to.
     pub(crate) fn notice(&mut self, read: &Range<u64>, waited: bool) -> Option<Range<u64>> {

@@ -138,6 +138,8 @@ impl Reads {
         if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
             self.engine.read_ahead(ahead);
         }
+        let (front, streak_bytes) = self.ahead.streak();
+        self.performer.ahead().notice(front, streak_bytes);
         let flight = Flight {
             ticket,
             status_address,
@@ -168,6 +170,12 @@ impl Reads {
             result,
             delivered_bytes,
         }
+    }
+
+    /// Decodes a little of what will be asked for, if that seems clear and all of it is in memory. `false` when there is
+    /// nothing to be decoded now.
+    pub(crate) fn decode_ahead(&mut self) -> bool {
+        self.fetches.is_empty() && self.performer.ahead().proceed()
     }
 
     /// Takes over what is missing of the read `flight`.

@@ -386,6 +386,39 @@ fn reading_on_and_on_from_cold_files_is_right() {
 }
 
 #[test]
+fn what_was_decoded_ahead_is_there_when_it_is_asked_for() {
+    const LEN: u32 = 65_536;
+    let sectors = u64::from(LEN / 512);
+    // How long the queue's thread needs for it, nobody knows.
+    let found = [50, 400, 3000].into_iter().any(|millis| {
+        let cold = Cold::new(Waiter::Kernel);
+        let (mut driver, _served) = driver(&cold.device, !IN_ORDER, true);
+        let mut read = |sector| {
+            ask(&mut driver, 0, 0, sector, LEN);
+            driver.kick(0);
+            driver.wait(0);
+            let is_good = status(&driver, 0) == OK;
+            if is_good {
+                check(&driver, &cold.disk, 0, sector, LEN);
+            }
+            is_good
+        };
+        for number in 0..12 {
+            assert!(read(number * sectors));
+        }
+        std::thread::sleep(Duration::from_millis(millis));
+        for file in std::fs::read_dir(cold.dir.path()).unwrap() {
+            let file = File::options().write(true).open(file.unwrap().path());
+            file.unwrap().set_len(0).unwrap();
+        }
+        let found = read(12 * sectors);
+        assert!(!read(50 * sectors), "nothing is left of the files");
+        found
+    });
+    assert!(found);
+}
+
+#[test]
 fn file_that_shrinks_is_an_error_from_the_cold_as_well() {
     for waiter in [Waiter::Kernel, Waiter::Threads] {
         let cold = Cold::new(waiter);
