@@ -40,7 +40,11 @@ pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
                 .collect(),
         ),
         Group::Scale | Group::Cold | Group::Slow | Group::Guest => (some(), Vec::new()),
-        Group::Limits => (Vec::new(), Vec::new()),
+        Group::Limits => {
+            let mut cases = few_cases();
+            cases.insert(1, Case::new(Pattern::Random, 64 * KIB, 8));
+            (limited(), cases)
+        }
     }
 }
 
@@ -121,6 +125,18 @@ fn blocks() -> Vec<Subject> {
         Subject::QemuRaw(Aio::IoUring),
     ];
     stacks.into_iter().flat_map(both).chain(peers).collect()
+}
+
+fn limited() -> Vec<Subject> {
+    let stacks = [
+        Stack::raw(1),
+        Stack::raw(7),
+        Stack::lz4(7),
+        Stack::compressed(Algorithm::Lz4, 64, 7),
+        Stack::compressed(Algorithm::Zstd, 4, 7),
+    ];
+    let flat = Subject::QemuRaw(Aio::IoUring);
+    stacks.map(Subject::Vbd).into_iter().chain([flat]).collect()
 }
 
 fn some() -> Vec<Subject> {

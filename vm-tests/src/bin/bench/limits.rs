@@ -1,130 +1,242 @@
-//! What one thread of this machine can do without a backend, on the same files: no backend is faster.
+//! What requests cost without a device: the same bytes from the same places, in one thread, measured in turns with the
+//! backends.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use blob::{FileBlob, ReadAt};
-use vm_tests::stack::Random;
-use zfile::{Algorithm, Scratch, ZFile};
+use anyhow::{Context, Result, ensure};
+use blob::ReadAt;
+use image::{Image, Origin, Plan};
+use zfile::Scratch;
 
 use crate::args::Group;
-use crate::disks::{Stack, make_cached};
-use crate::report::{Report, median};
+use crate::disks::make_cached;
+use crate::groups;
+use crate::measure::{Case, measure, verify};
+use crate::report::{Facts, Report};
 use crate::rounds::Bench;
 use crate::say;
+use crate::server::{Server, Subject};
+use crate::usage::Usage;
 
-const BLOCK_BYTES: usize = 4096;
-const LARGE_BYTES: usize = 1 << 20;
 /// More than the caches of processors hold.
 const COPIED_BYTES: usize = 64 << 20;
-/// How many blocks are read between two looks at the clock.
-const BATCH: usize = 64;
+/// Requests that are prepared, and begun anew when they are through: more than caches hold, of the largest as of the smallest.
+const PREPARED_BYTES: usize = 512 << 20;
+const PREPARED_REQUESTS: usize = 1 << 16;
+/// How much is read between two looks at the clock.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Where requests find their bytes.
+enum Source {
+    Flat(File),
+    Stack(Box<Image>),
+}
+
+/// Bytes of one layer.
+#[derive(Clone, Copy)]
+struct Piece {
+    ordinal: u32,
+    is_compressed: bool,
+    len_bytes: u32,
+    /// In the file, or in the content of the ZFile.
+    offset: u64,
+}
+
+/// The requests of a case.
+struct Bare {
+    source: Source,
+    pieces: Vec<Piece>,
+    /// Of each request, which pieces.
+    requests: Vec<Range<u32>>,
+    next: usize,
+    scratch: Scratch,
+    /// One for each request that a guest has in flight.
+    buffers: Vec<Vec<u8>>,
+}
 
 impl Bench<'_> {
     /// Measures the limits.
     pub(crate) fn limits(&self, report: &mut Report) -> Result<()> {
-        say!("limits");
-        let flat = self.disks.flat()?;
-        make_cached(std::slice::from_ref(&flat))?;
-        self.file(report, &flat)?;
-        let zfiles = [
-            Stack::lz4(1),
-            Stack::compressed(Algorithm::Lz4, 64, 7),
-            Stack::compressed(Algorithm::Zstd, 4, 7),
-        ];
-        for stack in zfiles {
-            self.zfile(report, &stack)?;
+        self.copies(report)?;
+        let mut servers = Vec::new();
+        for subject in self.subjects(Group::Limits) {
+            servers.push(self.start(subject)?);
         }
+        let reference = File::open(self.disks.flat()?)?;
+        let (_, cases) = groups::plan(Group::Limits);
+        for case in &cases {
+            if !self.args.wants_workload(&case.name) {
+                continue;
+            }
+            say!("limits: {}", case.name);
+            for server in &servers {
+                make_cached(&server.files)?;
+                verify(server, case, self.settings, &reference)?;
+            }
+            self.limits_of(case, &servers, report)?;
+        }
+        Ok(())
+    }
+
+    /// How fast bytes move from one place to another that no cache holds.
+    fn copies(&self, report: &mut Report) -> Result<()> {
         let from = vec![1_u8; COPIED_BYTES];
         let mut to = vec![0_u8; COPIED_BYTES];
-        let copies = self.rate(|| {
-            to.copy_from_slice(&from);
-            std::hint::black_box(&mut to);
-            Ok(1)
-        })?;
-        let bytes = copies * COPIED_BYTES as f64 / 1e9;
-        limit(report, "memory", "copy", (bytes, "GB/s"));
-        Ok(())
-    }
-
-    fn file(&self, report: &mut Report, path: &Path) -> Result<()> {
-        let file = File::open(path)?;
-        let blocks = usize::try_from(file.metadata()?.len())? / BLOCK_BYTES;
-        let mut random = Random::new(self.settings.seed);
-        let mut block = vec![0; BLOCK_BYTES];
-        let reads = self.rate(|| {
-            for _read in 0..BATCH {
-                let offset = random.below(blocks) * BLOCK_BYTES;
-                file.read_exact_at(&mut block, offset as u64)?;
-            }
-            Ok(BATCH)
-        })?;
-        limit(report, "flat", "pread 4 KiB random", (reads / 1e3, "kIOPS"));
-        let mut large = vec![0; LARGE_BYTES];
-        let mut offsets = (0..blocks * BLOCK_BYTES / LARGE_BYTES).cycle();
-        let reads = self.rate(|| {
-            let number = offsets.next().context("an empty file")?;
-            file.read_exact_at(&mut large, (number * LARGE_BYTES) as u64)?;
-            Ok(1)
-        })?;
-        let bytes = reads * LARGE_BYTES as f64 / 1e9;
-        limit(report, "flat", "pread 1 MiB sequential", (bytes, "GB/s"));
-        Ok(())
-    }
-
-    /// The lowest layer, which is the longest.
-    fn zfile(&self, report: &mut Report, stack: &Stack) -> Result<()> {
-        let layers = self.disks.stack(stack)?;
-        make_cached(&layers)?;
-        let path = layers.first().context("a stack without layers")?;
-        let zfile = ZFile::open(FileBlob::open(path)?)?;
-        let mut scratch = Scratch::default();
-        let size_bytes = usize::try_from(zfile.len_bytes())?;
-        let mut random = Random::new(self.settings.seed);
-        let mut block = vec![0; BLOCK_BYTES];
-        let reads = self.rate(|| {
-            for _read in 0..BATCH {
-                let offset = random.below(size_bytes / BLOCK_BYTES) * BLOCK_BYTES;
-                zfile.read_exact_at_with(&mut scratch, &mut block, offset as u64)?;
-            }
-            Ok(BATCH)
-        })?;
-        let what = "fetch, check, decode for 4 KiB random";
-        limit(report, &stack.name(), what, (reads / 1e3, "kIOPS"));
-        let mut large = vec![0; LARGE_BYTES];
-        let mut offsets = (0..size_bytes / LARGE_BYTES).cycle();
-        let reads = self.rate(|| {
-            let number = offsets.next().context("less than 1 MiB")?;
-            zfile.read_exact_at_with(&mut scratch, &mut large, (number * LARGE_BYTES) as u64)?;
-            Ok(1)
-        })?;
-        let bytes = reads * LARGE_BYTES as f64 / 1e9;
-        let what = "fetch, check, decode 1 MiB sequential";
-        limit(report, &stack.name(), what, (bytes, "GB/s"));
-        Ok(())
-    }
-
-    /// How often each second the body does what it counts; the median of the rounds.
-    fn rate(&self, mut body: impl FnMut() -> Result<usize>) -> Result<f64> {
-        let time = Duration::from_secs_f64(self.settings.seconds / 2.0);
-        let mut rates = Vec::new();
-        body()?;
+        let mut rounds = Vec::new();
         for _round in 0..self.args.rounds() {
             self.go_on()?;
             let start = Instant::now();
-            let mut done = 0;
-            while start.elapsed() < time {
-                done += body()?;
-            }
-            rates.push(done as f64 / start.elapsed().as_secs_f64());
+            to.copy_from_slice(&from);
+            std::hint::black_box(&mut to);
+            rounds.push(COPIED_BYTES as f64 / 1e9 / start.elapsed().as_secs_f64());
         }
-        Ok(median(rates.into_iter()))
+        let facts = Facts {
+            group: Group::Limits,
+            what: "copy".into(),
+            unit: "GB/s",
+            rounds: vec![("memory".into(), rounds)],
+        };
+        report.facts(facts, None);
+        Ok(())
+    }
+
+    fn limits_of(&self, case: &Case, servers: &[Server], report: &mut Report) -> Result<()> {
+        let time = Duration::from_secs_f64(self.settings.seconds / 2.0);
+        let mut measured = Vec::new();
+        for server in servers {
+            measured.push((self.bare(server, case)?, Vec::new(), Vec::new()));
+        }
+        for _round in 0..self.args.rounds() {
+            for (server, (bare, limits, devices)) in servers.iter().zip(&mut measured) {
+                self.go_on()?;
+                make_cached(&server.files)?;
+                limits.push(bare.cpu_us(time)?);
+                devices.push(measure(server, case, self.settings)?.cpu_us);
+            }
+        }
+        for (server, (_, limits, devices)) in servers.iter().zip(measured) {
+            let name = server.subject.name();
+            let limit = format!("without {name}");
+            let facts = Facts {
+                group: Group::Limits,
+                what: format!("{}: CPU", case.name),
+                unit: "us",
+                rounds: vec![(name, devices), (limit.clone(), limits)],
+            };
+            report.facts(facts, Some(&limit));
+        }
+        Ok(())
+    }
+
+    fn bare(&self, server: &Server, case: &Case) -> Result<Bare> {
+        let count = (PREPARED_BYTES / case.block_bytes).min(PREPARED_REQUESTS);
+        let workload = self.settings.workload(case);
+        let offsets = workload.offsets(self.disks.size_bytes())?.take(count);
+        let mut bare = Bare {
+            source: match server.subject {
+                Subject::Vbd(_) => Source::Stack(Box::new(Image::open(&server.files)?)),
+                _ => Source::Flat(File::open(self.disks.flat()?)?),
+            },
+            pieces: Vec::new(),
+            requests: Vec::new(),
+            next: 0,
+            scratch: Scratch::default(),
+            buffers: vec![vec![0; case.block_bytes]; case.depth],
+        };
+        let mut plan = Plan::default();
+        for offset in offsets {
+            bare.add(offset, case.block_bytes, &mut plan)?;
+        }
+        Ok(bare)
     }
 }
 
-fn limit(report: &mut Report, subject: &str, what: &str, value: (f64, &'static str)) {
-    report.fact(Group::Limits, what, subject, value);
+impl Bare {
+    fn add(&mut self, offset: u64, len_bytes: usize, plan: &mut Plan) -> Result<()> {
+        let first = u32::try_from(self.pieces.len())?;
+        let piece = |ordinal: usize, is_compressed, offset, len_bytes: usize| {
+            Ok::<_, anyhow::Error>(Piece {
+                ordinal: u32::try_from(ordinal)?,
+                is_compressed,
+                len_bytes: u32::try_from(len_bytes)?,
+                offset,
+            })
+        };
+        match &self.source {
+            Source::Flat(_) => self.pieces.push(piece(0, false, offset, len_bytes)?),
+            Source::Stack(image) => {
+                image.plan(offset, len_bytes, plan)?;
+                for step in plan.steps() {
+                    let found = match &step.origin {
+                        Origin::Zero => continue,
+                        Origin::Plain { ordinal, stored } => {
+                            piece(*ordinal, false, stored.start, step.len)?
+                        }
+                        Origin::Blocks { ordinal, run } => {
+                            piece(*ordinal, true, run.content().start, step.len)?
+                        }
+                    };
+                    self.pieces.push(found);
+                }
+            }
+        }
+        self.requests.push(first..u32::try_from(self.pieces.len())?);
+        Ok(())
+    }
+
+    /// Processor time of a request.
+    fn cpu_us(&mut self, time: Duration) -> Result<f64> {
+        self.some()?;
+        let before = Usage::of_this_thread()?;
+        let start = Instant::now();
+        let mut done = 0;
+        while start.elapsed() < time {
+            done += self.some()?;
+        }
+        let used = Usage::of_this_thread()?.since(before);
+        Ok(used.cpu.as_secs_f64() * 1e6 / done as f64)
+    }
+
+    /// Reads for some requests, and returns for how many.
+    fn some(&mut self) -> Result<usize> {
+        let each = self.buffers.first().map_or(1, Vec::len);
+        let count = (BATCH_BYTES / each).max(1);
+        for _ in 0..count {
+            let request = self.requests.get(self.next % self.requests.len().max(1));
+            let request = request.context("no requests")?;
+            let pieces = &self.pieces[request.start as usize..request.end as usize];
+            let number = self.next % self.buffers.len();
+            let mut rest = self.buffers[number].as_mut_slice();
+            for piece in pieces {
+                let len = piece.len_bytes as usize;
+                ensure!(len <= rest.len(), "a piece longer than its request");
+                let (part, behind) = rest.split_at_mut(len);
+                read(&self.source, piece, &mut self.scratch, part)?;
+                rest = behind;
+            }
+            self.next += 1;
+        }
+        Ok(count)
+    }
+}
+
+fn read(source: &Source, piece: &Piece, scratch: &mut Scratch, part: &mut [u8]) -> Result<()> {
+    let image = match source {
+        Source::Flat(file) => return Ok(file.read_exact_at(part, piece.offset)?),
+        Source::Stack(image) => image,
+    };
+    let ordinal = piece.ordinal as usize;
+    if piece.is_compressed {
+        let layer = image.disk().layers().get(ordinal);
+        let zfile = layer.and_then(|layer| layer.source().zfile());
+        let zfile = zfile.context("not a ZFile")?;
+        zfile.read_exact_at_with(scratch, part, piece.offset)?;
+    } else {
+        let stored = image.stored(ordinal).context("no such layer")?;
+        stored.read_exact_at(part, piece.offset)?;
+    }
+    Ok(())
 }

@@ -31,6 +31,11 @@ impl Usage {
         Ok(sum)
     }
 
+    /// Used so far by the thread that asks.
+    pub(crate) fn of_this_thread() -> Result<Self> {
+        thread_usage(Path::new("/proc/thread-self")).context("/proc/thread-self")
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
