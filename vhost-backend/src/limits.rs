@@ -27,11 +27,21 @@ pub const MAX_PIECE_LEN_BYTES: usize = image::MAX_PLAN_LEN_BYTES;
 
 /// Most requests of a queue that are answered before the driver is told. It goes on with those while the next ones are
 /// served; one at a time costs it and us an interrupt each.
-pub const MAX_BATCH: usize = 16;
+pub const MAX_BATCH: usize = 32;
 
-/// Bytes read from the disk after which the driver is told, however few requests that were: next to so much copying, an
-/// interrupt costs nothing.
-pub const BATCH_LEN_BYTES: u64 = 64 << 10;
+/// How many answered requests are shown at a time to a driver that looks without being told: often enough that it need not
+/// wait, and so seldom that the bytes of the ring do not travel between processors for each.
+pub const SHOWN_TOGETHER: usize = 4;
+
+/// Bytes read from the disk after which what is answered is shown, however few requests that were.
+pub const SHOWN_LEN_BYTES: u64 = 64 << 10;
+
+/// Most requests of a queue that are looked at before what they miss is asked of the disk.
+pub const MAX_UNASKED: usize = 16;
+
+/// Bytes read from the disk after which the driver is told, however few requests that were: next to so much copying and
+/// decoding, an interrupt costs little.
+pub const BATCH_LEN_BYTES: u64 = 256 << 10;
 
 /// Reads that came from the disk and were decoded before the driver is told and new ones are asked for: the disk should
 /// not run dry while one processor decodes.

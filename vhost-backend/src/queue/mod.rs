@@ -3,6 +3,7 @@
 //! [`Worker`] is what the session holds, `service` what the thread does, [`SplitRing`] the rules of the ring, `layout`
 //! its bytes, [`Chain`] the buffers of one request.
 
+mod batch;
 mod chain;
 mod layout;
 mod poll;

@@ -331,7 +331,7 @@ impl SplitRing {
         }
     }
 
-    /// Gives back what is done, all at once, and interrupts the driver if it wants to be.
+    /// Gives back what is done, all at once. A driver that looks by itself sees it; others have to be [told](Self::tell).
     ///
     /// # Errors
     ///
@@ -379,7 +379,7 @@ impl SplitRing {
         }
         killpoint::reached(Point::AfterClear);
         self.log_used();
-        self.notify()
+        Ok(())
     }
 
     /// Brings what is done before what is not, and returns how many that are. Both keep their order among themselves.
@@ -394,8 +394,15 @@ impl SplitRing {
         done
     }
 
-    /// Interrupts the driver if it wants to be (virtio 1.2, 2.7.7).
-    fn notify(&mut self) -> Result<(), RingError> {
+    /// Interrupts the driver if anything was given back since the last time, and it wants to be (virtio 1.2, 2.7.7).
+    ///
+    /// # Errors
+    ///
+    /// When the ring cannot be read.
+    pub fn tell(&mut self) -> Result<(), RingError> {
+        if self.considered_used == self.next_used {
+            return Ok(());
+        }
         // The driver must see the index before we see what it wants: it writes one and reads the other.
         fence(Ordering::SeqCst);
         let (old, new) = (self.considered_used, self.next_used);

@@ -10,7 +10,10 @@ use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::killpoint::{self, Point};
-use crate::limits::{BATCH_LEN_BYTES, FETCHED_BATCH, MAX_BATCH, STOP_DEADLINE};
+use crate::limits::{
+    BATCH_LEN_BYTES, FETCHED_BATCH, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER, STOP_DEADLINE,
+};
+use crate::queue::batch::Batch;
 use crate::queue::poll::Poll;
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
 use crate::queue::{Chain, RingError, SplitRing, Ticket};
@@ -47,6 +50,7 @@ pub(crate) struct Service {
     reads: Reads,
     chain: Chain,
     poll: Poll,
+    batch: Batch,
     /// Kept from one look to the next.
     ended: Vec<Ended>,
     /// Bytes delivered that the driver has not been told of.
@@ -90,6 +94,7 @@ impl Service {
             reads,
             chain: Chain::default(),
             poll,
+            batch: Batch::default(),
             ended: Vec::new(),
             untold_bytes: 0,
             unasked: 0,
@@ -164,9 +169,9 @@ impl Service {
 
     /// Takes a few requests and gives back what is done. `false` when there was none to take.
     ///
-    /// Half of what is waiting makes a batch, so that the driver is busy with one half while the other is served. Were it
-    /// all of what a driver has in flight, each of the two would sleep while the other works. What has to be fetched is
-    /// asked for when all that waits has been looked at, or as much as makes the largest batch: neighbours are fetched
+    /// What is done is shown to a driver that looks by itself long before one that sleeps is told.
+    ///
+    /// What has to be fetched is asked for when all that waits has been looked at, or much of it: neighbours are fetched
     /// together.
     fn serve_batch(&mut self) -> Result<bool, End> {
         let more = self.reap();
@@ -180,18 +185,22 @@ impl Service {
                 break;
             };
             if taken == 0 {
-                most = (usize::from(self.ring.waiting()) / 2).clamp(1, MAX_BATCH);
+                most = self.batch.begin(usize::from(self.ring.waiting()));
             }
             self.begin(ticket, head);
             taken += 1;
+            if taken % SHOWN_TOGETHER == 0 || self.untold_bytes >= SHOWN_LEN_BYTES {
+                self.ring.publish()?;
+            }
         }
+        self.batch.end(taken);
         self.unasked += taken;
-        if self.unasked >= MAX_BATCH || taken == 0 || self.ring.waiting() == 0 {
+        if self.unasked >= MAX_UNASKED || taken == 0 || self.ring.waiting() == 0 {
             self.reads.submit();
             self.unasked = 0;
         }
         self.untold_bytes = 0;
-        self.ring.publish()?;
+        self.give_back()?;
         Ok(taken > 0 || more)
     }
 
@@ -296,7 +305,7 @@ impl Service {
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
             let more = self.reap();
-            self.ring.publish()?;
+            self.give_back()?;
             if more {
                 continue;
             }
@@ -318,7 +327,13 @@ impl Service {
                 self.end(ticket, ended.into_outcome());
             }
         }
-        self.ring.publish()
+        self.give_back()
+    }
+
+    /// Shows the driver what is done, and tells it.
+    fn give_back(&mut self) -> Result<(), RingError> {
+        self.ring.publish()?;
+        self.ring.tell()
     }
 
     /// Sleeps until something is fetched, but no longer than this.
