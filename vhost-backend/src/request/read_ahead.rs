@@ -1,10 +1,17 @@
 //! Notices that a guest reads the disk from one end to the other, and says what it is going to ask for.
 
 use std::ops::Range;
+use std::time::Duration;
 
 /// How far from the foremost byte a read may begin and still go on from there: requests that are in flight together
 /// overtake each other, and queues share the work.
 const SLACK_BYTES: u64 = 1 << 20;
+/// How late a disk that has little else to do has to answer for reading ahead to pay, every time. The kernel reads ahead by itself,
+/// a little, in each file; with a disk that answers sooner that is enough, and what it reads by itself lies in larger pages
+/// and costs less than what it is told to read.
+const LATE: Duration = Duration::from_millis(1);
+/// How many times in a row, for what has to be waited for now and then may be a long piece that the kernel reads ahead.
+const LATE_ANSWERS: u32 = 4;
 /// How much has to be read in a row before anything is read ahead.
 const STREAK_MIN_BYTES: u64 = 256 << 10;
 /// How far ahead to begin with.
@@ -23,12 +30,27 @@ pub(crate) struct ReadAhead {
     ahead_until: u64,
     /// Read in a row since something had to be waited for.
     ready_bytes: u64,
+    /// How often in a row the disk has answered late.
+    late_answers: u32,
 }
 
 impl ReadAhead {
     /// Behind the last byte of the foremost read, and how much was read in a row up to there.
     pub(crate) fn streak(&self) -> (u64, u64) {
         (self.front, self.streak_bytes)
+    }
+
+    /// The disk has answered after this time, when it was asked for little.
+    pub(crate) fn disk_took(&mut self, time: Duration) {
+        // What is read ahead has been waited for by then, in part.
+        if self.ahead_until > self.front {
+            return;
+        }
+        self.late_answers = if time < LATE {
+            0
+        } else {
+            self.late_answers.saturating_add(1)
+        };
     }
 
     /// Takes notice of a read of the disk, and of whether the disk had to be waited for. Returns what to fetch into the
@@ -39,6 +61,7 @@ impl ReadAhead {
         if !(behind..=before).contains(&read.start) {
             *self = Self {
                 front: read.end,
+                late_answers: self.late_answers,
                 ..Self::default()
             };
             return None;
@@ -53,7 +76,8 @@ impl ReadAhead {
         }
         // Nothing has been waited for although there was time to overtake what was read ahead: it is all in memory.
         let in_memory = self.ready_bytes > 2 * WINDOW_MAX_BYTES;
-        if in_memory || self.streak_bytes < STREAK_MIN_BYTES {
+        let is_quick = self.late_answers < LATE_ANSWERS;
+        if in_memory || is_quick || self.streak_bytes < STREAK_MIN_BYTES {
             return None;
         }
         let due = self.front.saturating_add(self.window_bytes / 2) >= self.ahead_until;
@@ -71,6 +95,15 @@ impl ReadAhead {
 mod tests {
     use super::*;
 
+    /// Of a disk that takes its time.
+    fn late() -> ReadAhead {
+        let mut ahead = ReadAhead::default();
+        for _ in 0..LATE_ANSWERS {
+            ahead.disk_took(LATE);
+        }
+        ahead
+    }
+
     /// Reads of `len` bytes one after another from `start` on; returns what was read ahead.
     fn sequence(ahead: &mut ReadAhead, start: u64, len: u64, count: u64) -> Vec<Range<u64>> {
         let reads = (0..count).map(|number| start + number * len);
@@ -82,7 +115,7 @@ mod tests {
     #[test]
     fn long_sequence_is_read_ahead_once_without_gaps_and_ever_further() {
         for len in [4096, 65_536, 1 << 20] {
-            let mut ahead = ReadAhead::default();
+            let mut ahead = late();
             let ranges = sequence(&mut ahead, 0, len, (64 << 20) / len);
             // What lies between was read by the guest before it could be read ahead.
             let gaps = ranges.windows(2).map(|two| two[1].start - two[0].end);
@@ -97,7 +130,7 @@ mod tests {
 
     #[test]
     fn short_runs_and_jumps_are_not_read_ahead() {
-        let mut ahead = ReadAhead::default();
+        let mut ahead = late();
         for number in 0..1000 {
             let start = number * 7919 * 4096 % (1 << 34);
             let ranges = sequence(&mut ahead, start, 4096, 16);
@@ -107,7 +140,7 @@ mod tests {
 
     #[test]
     fn reads_that_overtake_each_other_are_one_sequence() {
-        let mut ahead = ReadAhead::default();
+        let mut ahead = late();
         let order = [1_u64, 0, 3, 2, 5, 4, 7, 6];
         let mut ranges = Vec::new();
         for round in 0..100 {
@@ -122,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_in_memory_is_left_alone_until_something_is_waited_for() {
-        let mut ahead = ReadAhead::default();
+        let mut ahead = late();
         let mut count = 0;
         for number in 0..10_000_u64 {
             let start = number * 65_536;
@@ -135,9 +168,29 @@ mod tests {
 
     #[test]
     fn ends_of_all_numbers_are_no_trouble() {
-        let mut ahead = ReadAhead::default();
+        let mut ahead = late();
         for range in [u64::MAX - 10..u64::MAX, 0..u64::MAX, u64::MAX..u64::MAX] {
             let _ahead = ahead.notice(&range, true);
         }
+    }
+
+    #[test]
+    fn disks_that_answer_soon_are_left_to_the_kernel() {
+        let mut ahead = ReadAhead::default();
+        assert_eq!(sequence(&mut ahead, 0, 65_536, 100), [], "unknown");
+        for _ in 0..100 {
+            ahead.disk_took(2 * LATE);
+            ahead.disk_took(LATE / 2);
+        }
+        assert_eq!(sequence(&mut ahead, 0, 65_536, 100), [], "sometimes");
+        for _ in 0..LATE_ANSWERS {
+            ahead.disk_took(LATE);
+        }
+        assert_ne!(sequence(&mut ahead, 1 << 40, 65_536, 100), []);
+        // It came early because it was asked for early.
+        ahead.disk_took(Duration::ZERO);
+        assert_eq!(ahead.late_answers, LATE_ANSWERS);
+        // A jump is a new beginning, and the disk is still the same.
+        assert_ne!(sequence(&mut ahead, 0, 65_536, 100), []);
     }
 }

@@ -24,6 +24,9 @@ use crate::request::{ExecuteError, Missing, Outcome, Performer, Progress, Read, 
 /// Most bytes of buffers that are kept for the next fetches while nothing is under way.
 const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
 
+/// A disk that is asked for no more bytes than this at a time has little to do.
+const MAX_LITTLE_LEN_BYTES: usize = 256 << 10;
+
 /// How long a disk may take before it is held to be dead for the time being.
 const SILENCE: Duration = Duration::from_millis(100);
 
@@ -42,6 +45,8 @@ pub(crate) struct Reads {
     asked_bytes: usize,
     /// When the disk last had nothing to do, or answered.
     last_news: Instant,
+    /// The fetch that was asked for while there was no other, and when, unless much has been asked for since.
+    lone: Option<(usize, Instant)>,
     ahead: ReadAhead,
     /// What is kept from one read to the next.
     missing: Vec<Missing>,
@@ -94,6 +99,7 @@ impl Reads {
             queued: VecDeque::new(),
             asked_bytes: 0,
             last_news: Instant::now(),
+            lone: None,
             ahead: ReadAhead::default(),
             missing: Vec::new(),
             spare_reads: Vec::new(),
@@ -239,11 +245,16 @@ impl Reads {
         buffer.resize(len, 0);
         self.asked_bytes += len;
         self.device.fetch_budget().take(len);
-        if self.fetches.is_empty() {
-            self.last_news = Instant::now();
-        }
+        let is_alone = self.fetches.is_empty();
         let (ordinal, offset) = (joined.ordinal, joined.stored.start);
         let id = self.fetches.insert(joined);
+        if is_alone {
+            self.last_news = Instant::now();
+            self.lone = Some((id, self.last_news));
+        }
+        if self.asked_bytes > MAX_LITTLE_LEN_BYTES {
+            self.lone = None;
+        }
         self.engine.submit(Fetch {
             id,
             ordinal,
@@ -271,6 +282,9 @@ impl Reads {
                 continue;
             };
             self.last_news = Instant::now();
+            if let Some((_, asked)) = self.lone.take_if(|(lone, _)| *lone == id) {
+                self.ahead.disk_took(self.last_news - asked);
+            }
             self.asked_bytes -= buffer.len();
             self.device.fetch_budget().give_back(buffer.len());
             match result {

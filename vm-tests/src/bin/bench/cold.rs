@@ -210,6 +210,8 @@ fn cases(group: Group) -> Vec<Case> {
         Case::new(Pattern::RandomApart, 4 << 10, 1),
         Case::new(Pattern::RandomApart, 4 << 10, 32),
         Case::new(Pattern::SequentialOnce, 4 << 10, 1),
+        // What a guest's kernel asks for when a program in it reads a file.
+        Case::new(Pattern::SequentialOnce, 128 << 10, 2),
         Case::new(Pattern::SequentialOnce, 1 << 20, 8),
     ];
     let skipped = usize::from(group == Group::Slow);
