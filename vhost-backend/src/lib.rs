@@ -26,3 +26,4 @@ pub mod server;
 pub mod session;
 pub mod stats;
 pub mod system;
+mod usual_time;

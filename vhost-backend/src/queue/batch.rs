@@ -7,37 +7,41 @@
 use std::time::{Duration, Instant};
 
 use crate::limits::MAX_BATCH;
+use crate::usual_time::UsualTime;
 
 /// How long a driver takes from being told to its next requests, if it sleeps: what machines and guests need to wake.
-const TURN_AROUND: Duration = Duration::from_micros(40);
+const TURN_AROUND: Duration = Duration::from_micros(50);
 
 /// Learns what requests take, and says how many to answer.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// What one request takes. Zero: nobody knows yet.
-    request_time: Duration,
+    /// Of one request.
+    request_time: UsualTime,
     begun: Option<Instant>,
+    /// How many to take, as it looked when the first was taken.
+    most: usize,
 }
 
 impl Batch {
-    /// So many requests wait: how many to take before the driver is told.
-    pub(crate) fn begin(&mut self, waiting: usize) -> usize {
-        let len = self.len(waiting);
-        self.begun = (len > 1).then(Instant::now);
-        len
+    /// So many requests wait.
+    pub(crate) fn begin(&mut self, waiting: usize) {
+        let most = waiting.saturating_sub(self.enough()).max(waiting / 2);
+        self.most = most.clamp(1, MAX_BATCH);
+        self.begun = (self.most > 1).then(Instant::now);
     }
 
-    fn len(&self, waiting: usize) -> usize {
-        let half = waiting / 2;
-        let most = if self.request_time.is_zero() {
-            0
-        } else {
-            let left = TURN_AROUND
-                .as_nanos()
-                .div_ceil(self.request_time.as_nanos());
-            waiting.saturating_sub(usize::try_from(left).unwrap_or(usize::MAX))
-        };
-        half.max(most).clamp(1, MAX_BATCH)
+    /// Whether to take another request when so many were taken, and `waiting` says how many wait now.
+    pub(crate) fn goes_on(&self, taken: usize, waiting: impl FnOnce() -> usize) -> bool {
+        // A driver that was awake has made more.
+        taken < self.most || (taken < MAX_BATCH && waiting() > self.enough())
+    }
+
+    /// How many requests keep this side busy until a driver that sleeps has made more.
+    fn enough(&self) -> usize {
+        self.request_time.get().map_or(usize::MAX, |time| {
+            let enough = TURN_AROUND.as_nanos().div_ceil(time.as_nanos());
+            usize::try_from(enough).unwrap_or(usize::MAX)
+        })
     }
 
     /// So many requests were taken.
@@ -48,18 +52,8 @@ impl Batch {
         if let Ok(taken) = u32::try_from(taken)
             && taken > 1
         {
-            self.learn(begun.elapsed() / taken);
+            self.request_time.learn(begun.elapsed() / taken);
         }
-    }
-
-    /// Something else may have run meanwhile, so a longer time counts for little.
-    fn learn(&mut self, time: Duration) {
-        self.request_time = if self.request_time.is_zero() {
-            time
-        } else {
-            let more = time.saturating_sub(self.request_time) / 8;
-            time.min(self.request_time + more)
-        };
     }
 }
 
@@ -67,60 +61,65 @@ impl Batch {
 mod tests {
     use super::*;
 
+    /// How many of so many requests make a batch, if `more` come when half of them are left.
+    fn len(batch: &mut Batch, requests: usize, more: usize) -> usize {
+        let (mut taken, mut total) = (1, requests);
+        batch.begin(requests);
+        while batch.goes_on(taken, || total - taken) {
+            taken += 1;
+            if taken == requests / 2 {
+                total += more;
+            }
+        }
+        taken
+    }
+
     #[test]
     fn half_until_it_is_known_what_requests_take() {
-        let batch = Batch::default();
-        for (waiting, len) in [
-            (0, 1),
-            (1, 1),
-            (2, 1),
-            (3, 1),
-            (8, 4),
-            (32, 16),
-            (1000, MAX_BATCH),
-        ] {
-            assert_eq!(batch.len(waiting), len);
+        let mut batch = Batch::default();
+        let cases = [(1, 1), (2, 1), (3, 1), (8, 4), (32, 16), (1000, MAX_BATCH)];
+        for (requests, expected) in cases {
+            assert_eq!(len(&mut batch, requests, 0), expected, "{requests}");
+            assert_eq!(len(&mut batch, requests, 1000), expected, "{requests}");
         }
     }
 
     #[test]
     fn what_is_left_covers_the_time_until_there_is_more() {
-        for (micros, waiting, len) in [
-            (2, 32, 16),
-            (2, 8, 4),
-            (2, 50, 30),
-            (4, 32, 22),
-            (4, 16, 8),
-            (4, 128, MAX_BATCH),
-            (20, 8, 6),
-            (100, 8, 7),
-            (100, 1, 1),
+        for (micros, requests, more, expected) in [
+            (2, 32, 0, 16),
+            (2, 8, 0, 4),
+            (2, 50, 0, 25),
+            (4, 32, 0, 19),
+            (4, 16, 0, 8),
+            (4, 128, 0, MAX_BATCH),
+            (20, 8, 0, 5),
+            (100, 8, 0, 7),
+            (100, 1, 0, 1),
+            // 20 more when 6 are left: 13 are enough.
+            (4, 12, 20, 19),
+            (4, 12, 2, 6),
+            (2, 8, 4, 4),
         ] {
             let mut batch = Batch::default();
-            batch.learn(Duration::from_micros(micros));
-            assert_eq!(batch.len(waiting), len, "{micros} us, {waiting} waiting");
+            batch.request_time.learn(Duration::from_micros(micros));
+            let found = len(&mut batch, requests, more);
+            assert_eq!(
+                found, expected,
+                "{micros} us, {requests} requests and {more}"
+            );
         }
-    }
-
-    #[test]
-    fn accidents_count_for_little_and_pass() {
-        let mut batch = Batch::default();
-        batch.learn(Duration::from_micros(4));
-        batch.learn(Duration::from_micros(44));
-        assert_eq!(batch.request_time, Duration::from_micros(9));
-        batch.learn(Duration::from_micros(5));
-        assert_eq!(batch.request_time, Duration::from_micros(5));
     }
 
     #[test]
     fn single_requests_cost_no_look_at_the_clock() {
         let mut batch = Batch::default();
-        assert_eq!(batch.begin(2), 1);
+        batch.begin(2);
         assert_eq!(batch.begun, None);
         batch.end(1);
-        assert_eq!(batch.begin(8), 4);
+        batch.begin(8);
         assert!(batch.begun.is_some());
         batch.end(4);
-        assert!(batch.begun.is_none() && !batch.request_time.is_zero());
+        assert!(batch.begun.is_none() && batch.request_time.get().is_some());
     }
 }

@@ -175,20 +175,20 @@ impl Service {
     /// together.
     fn serve_batch(&mut self) -> Result<bool, End> {
         let more = self.reap();
-        let mut most = 1;
         let mut taken = 0;
-        while taken < most && self.may_take() {
-            if taken > 0 && self.untold_bytes >= BATCH_LEN_BYTES {
-                break;
-            }
-            let Some((ticket, head)) = self.next()? else {
-                break;
-            };
+        while self.may_take()
+            && let Some((ticket, head)) = self.next()?
+        {
             if taken == 0 {
-                most = self.batch.begin(usize::from(self.ring.waiting()));
+                self.batch.begin(usize::from(self.ring.waiting()));
             }
             self.begin(ticket, head);
             taken += 1;
+            let ring = &self.ring;
+            let goes_on = self.batch.goes_on(taken, || ring.waiting().into());
+            if !goes_on || self.untold_bytes >= BATCH_LEN_BYTES {
+                break;
+            }
             if taken % SHOWN_TOGETHER == 0 || self.untold_bytes >= SHOWN_LEN_BYTES {
                 self.ring.publish()?;
             }

@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use image::{Image, Origin, Plan, Reader};
 
 use crate::limits::MAX_DECODED_AHEAD_LEN_BYTES;
+use crate::usual_time::UsualTime;
 
 /// How much is decoded between two looks at the ring, in bytes of the disk: about as long as a thread takes to be woken.
 const CHUNK_LEN_BYTES: u64 = 64 << 10;
@@ -49,8 +50,8 @@ pub(crate) struct DecodeAhead {
 struct Pace {
     since: Instant,
     read_bytes: u64,
-    /// What decoding a chunk takes; zero: nobody knows yet.
-    chunk_time: Duration,
+    /// Of decoding a chunk.
+    chunk_time: UsualTime,
     is_quick: bool,
 }
 
@@ -82,7 +83,9 @@ impl DecodeAhead {
     /// Takes notice of a read that ends at `front`, with which `streak_bytes` have been read in a row.
     pub(crate) fn notice(&mut self, front: u64, streak_bytes: u64) {
         if streak_bytes < self.streak_needed_bytes || !self.image.keeps_blocks() {
-            self.forget();
+            if self.window_bytes > 0 {
+                self.forget();
+            }
             return;
         }
         if self.window_bytes == 0 {
@@ -114,18 +117,18 @@ impl DecodeAhead {
     fn is_in_vain(&mut self, streak_bytes: u64) {
         let needed = streak_bytes.max(self.streak_needed_bytes);
         self.streak_needed_bytes = needed.saturating_mul(2).min(STREAK_MAX_BYTES);
-        self.chunks.clear();
-        self.spare.clear();
-        self.window_bytes = 0;
+        self.clear();
     }
 
+    /// The row of reads has ended.
     fn forget(&mut self) {
-        if self.window_bytes == 0 {
-            return;
-        }
         if self.chunks.iter().any(|chunk| !chunk.is_used) {
             self.is_in_vain(0);
         }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.chunks.clear();
         self.spare.clear();
         self.window_bytes = 0;
@@ -156,7 +159,7 @@ impl DecodeAhead {
             let begun = Instant::now();
             match reader.read_ready_at(&mut content, range.start) {
                 Ok(true) => {
-                    self.pace.chunk_took(begun.elapsed());
+                    self.pace.chunk_time.learn(begun.elapsed());
                     self.chunks.push_back(Chunk {
                         range: range.clone(),
                         content,
@@ -206,7 +209,7 @@ impl Pace {
         Self {
             since: Instant::now(),
             read_bytes: 0,
-            chunk_time: Duration::ZERO,
+            chunk_time: UsualTime::default(),
             is_quick: true,
         }
     }
@@ -226,20 +229,12 @@ impl Pace {
         }
         let now = now();
         let chunks = u32::try_from(self.read_bytes / CHUNK_LEN_BYTES).unwrap_or(u32::MAX);
-        let decoding = self.chunk_time.saturating_mul(chunks);
         let elapsed = now.saturating_duration_since(self.since);
-        self.is_quick = decoding.is_zero() || elapsed < decoding.saturating_mul(MAX_SLOWNESS);
+        self.is_quick = self.chunk_time.get().is_none_or(|time| {
+            let decoding = time.saturating_mul(chunks);
+            elapsed < decoding.saturating_mul(MAX_SLOWNESS)
+        });
         (self.since, self.read_bytes) = (now, 0);
-    }
-
-    /// Something else may have run meanwhile, so a longer time counts for little.
-    fn chunk_took(&mut self, time: Duration) {
-        self.chunk_time = if self.chunk_time.is_zero() {
-            time
-        } else {
-            let more = time.saturating_sub(self.chunk_time) / 8;
-            time.min(self.chunk_time + more)
-        };
     }
 }
 

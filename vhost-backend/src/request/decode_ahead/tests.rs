@@ -2,6 +2,7 @@
 //! something to decode and nothing to wait for, and seldom in vain.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blob::test_util::noise;
 use blob::{FileBlob, MemoryBlob, ReadAt};
@@ -98,7 +99,7 @@ fn held(ahead: &DecodeAhead) -> u64 {
 /// Time plays no part.
 fn decode_ahead(image: Arc<Image>) -> DecodeAhead {
     let mut ahead = DecodeAhead::new(image);
-    ahead.pace.chunk_time = Duration::from_secs(3600);
+    ahead.pace.chunk_time.learn(Duration::from_secs(3600));
     ahead
 }
 
@@ -202,14 +203,14 @@ fn slow_guests_gain_nothing_and_quick_ones_much() {
         pace.is_quick
     };
     assert!(reads(&mut pace, 10_000), "nobody knows what decoding takes");
-    pace.chunk_took(Duration::from_micros(50));
+    pace.chunk_time.learn(Duration::from_micros(50));
     // 16 chunks: 0.8 ms.
     assert!(reads(&mut pace, 1));
     assert!(reads(&mut pace, 6));
     assert!(!reads(&mut pace, 7));
     assert!(reads(&mut pace, 2));
-    pace.chunk_took(Duration::from_millis(50));
+    pace.chunk_time.learn(Duration::from_millis(50));
     assert!(!reads(&mut pace, 900), "one long chunk is an accident");
-    pace.chunk_took(Duration::from_micros(20));
+    pace.chunk_time.learn(Duration::from_micros(20));
     assert!(!reads(&mut pace, 3));
 }
