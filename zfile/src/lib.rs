@@ -9,8 +9,9 @@
 //! by a checksum. The *jump table* lists their stored lengths. Header and trailer hold the same fields; the
 //! trailer is the one to believe, unless the header says that it was written again at the end.
 //!
-//! Reading is three steps: [`ZFile::plan`] finds the blocks, the source fetches them, [`ZFile::decode`] checks
-//! and decodes them. [`ZFile::read_exact_at_with`] does all three with buffers that the thread keeps, and
+//! Reading is three steps: [`ZFile::plan`] finds the blocks, the source fetches them, [`ZFile::blocks`] checks
+//! and decodes them one after another, and [`ZFile::decode`] all of them to one place.
+//! [`ZFile::read_exact_at_with`] does all three steps with buffers that the thread keeps, and
 //! [`ReadAt`](blob::ReadAt) with buffers of its own.
 //!
 //! Writing is two: a [`BlockEncoder`] makes stored bytes of the content of a block, an [`Assembler`] makes a file of
