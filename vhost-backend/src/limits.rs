@@ -66,9 +66,10 @@ pub const MAX_QUEUED_FETCHES: usize = 256;
 /// Most threads of a device that wait for the disk.
 pub const MAX_READ_THREADS: usize = 64;
 
-/// How many microseconds a queue looks at its ring before it sleeps, unless told otherwise: about what falling asleep and
-/// being woken cost in processor time, so that looking in vain costs at most as much again, and only until that is learnt.
-pub const DEFAULT_POLL_US: u32 = 10;
+/// How many microseconds a queue looks at its ring before it sleeps, unless told otherwise: what a guest that is woken for
+/// an answer needs until its next request, and little more than falling asleep and being woken cost in processor time. So
+/// looking in vain costs about as much again, and only until that is learnt.
+pub const DEFAULT_POLL_US: u32 = 30;
 
 /// Longest time in microseconds that a queue may look at its ring before it sleeps: more than any wake-up takes, and
 /// little enough that a queue which is to stop does so at once.
