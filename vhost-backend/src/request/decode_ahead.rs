@@ -110,11 +110,12 @@ impl DecodeAhead {
             self.spare.push(chunk.content);
         }
         if self.window_bytes < CHUNK_LEN_BYTES {
-            self.is_in_vain(streak_bytes);
+            self.give_up(streak_bytes);
         }
     }
 
-    fn is_in_vain(&mut self, streak_bytes: u64) {
+    /// It was in vain: not before twice as much has been read in a row.
+    fn give_up(&mut self, streak_bytes: u64) {
         let needed = streak_bytes.max(self.streak_needed_bytes);
         self.streak_needed_bytes = needed.saturating_mul(2).min(STREAK_MAX_BYTES);
         self.clear();
@@ -123,9 +124,10 @@ impl DecodeAhead {
     /// The row of reads has ended.
     fn forget(&mut self) {
         if self.chunks.iter().any(|chunk| !chunk.is_used) {
-            self.is_in_vain(0);
+            self.give_up(0);
+        } else {
+            self.clear();
         }
-        self.clear();
     }
 
     fn clear(&mut self) {

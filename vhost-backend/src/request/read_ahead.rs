@@ -6,9 +6,9 @@ use std::time::Duration;
 /// How far from the foremost byte a read may begin and still go on from there: requests that are in flight together
 /// overtake each other, and queues share the work.
 const SLACK_BYTES: u64 = 1 << 20;
-/// How late a disk that has little else to do has to answer for reading ahead to pay, every time. The kernel reads ahead by itself,
-/// a little, in each file; with a disk that answers sooner that is enough, and what it reads by itself lies in larger pages
-/// and costs less than what it is told to read.
+/// How late a disk that has little else to do has to answer for reading ahead to pay, every time. The kernel reads ahead
+/// by itself, a little, in each file; with a disk that answers sooner that is enough, and what it reads by itself lies in
+/// larger pages and costs less than what it is told to read.
 const LATE: Duration = Duration::from_millis(1);
 /// How many times in a row, for what has to be waited for now and then may be a long piece that the kernel reads ahead.
 const LATE_ANSWERS: u32 = 4;
