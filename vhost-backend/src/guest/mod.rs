@@ -7,10 +7,12 @@
 mod dirty_log;
 mod inflight;
 mod memory;
+mod populated;
 mod shared_file;
 
 pub use dirty_log::{DirtyLog, DirtyPages, DirtySlice};
 pub use inflight::{InflightError, InflightQueue, InflightRegion};
+pub(crate) use memory::populate;
 pub use memory::{GuestMemory, GuestRegion};
 pub use shared_file::{MapError, map_file};
 

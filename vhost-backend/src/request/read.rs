@@ -129,6 +129,7 @@ impl Performer {
         (offset, len): (u64, usize),
         missing: &mut Vec<Missing>,
     ) -> Result<(), ExecuteError> {
+        read.room(memory).populate(read.position, len);
         let done = self.deliver_ahead(read.room(memory), read.position, (offset, len))?;
         read.position += u32::try_from(done).unwrap_or(u32::MAX);
         if done == len {

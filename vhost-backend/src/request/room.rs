@@ -4,7 +4,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use blob::FileBlob;
 
-use crate::guest::GuestMemory;
+use crate::guest::{GuestMemory, populate};
 use crate::queue::Buffer;
 use crate::request::ExecuteError;
 use crate::system::read_ready_to_guest;
@@ -51,6 +51,13 @@ impl<'a> Room<'a> {
             skip = 0;
             (piece > 0).then_some((GuestAddress(address), piece))
         })
+    }
+
+    /// Prepares `len` bytes from `position` on for being written; a hint that costs little where it is of no use.
+    pub(crate) fn populate(self, position: u32, len: usize) {
+        for (address, len) in self.pieces(position, len) {
+            populate(self.memory, address, len);
+        }
     }
 
     /// Copies `bytes` to `position`. The copy is volatile: no reference into guest memory is ever formed.
