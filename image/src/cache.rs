@@ -1,4 +1,8 @@
 //! Decoded blocks of which only a part was wanted: whoever wants another part need not decode them again.
+//!
+//! A guest that reads here and there seldom comes back to a block, and each block that is kept is copied. So newcomers
+//! share little memory, which stays in the processor's caches; only a block that is wanted again, or decoded again soon,
+//! gets a place among the residents (after S3-FIFO, SOSP'23).
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -8,6 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 const MAX_SHARDS: usize = 64;
 /// A shard that holds only a few blocks would throw away what its neighbour has room for.
 const MIN_SHARD_LEN_BYTES: usize = 1 << 20;
+/// Room for newcomers in all shards: the processor's caches hold it, and a guest that reads all of a disk from end to end
+/// finds the rest of a block there for each of some dozen layers.
+const NEWCOMERS_LEN_BYTES: usize = 4 << 20;
+/// Least room for newcomers in a shard: one block of the largest size.
+const MIN_NEWCOMERS_LEN_BYTES: usize = 64 << 10;
+/// Most blocks that a shard remembers having dropped. It remembers no more than it keeps.
+const MAX_DROPPED: usize = 1024;
 
 /// A block, by layer and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,9 +38,19 @@ pub(crate) struct BlockCache {
 #[derive(Debug, Default)]
 struct Shard {
     blocks: HashMap<Key, Entry>,
-    /// The order in which they came; what was used since it was last looked at gets another round.
+    newcomers: Row,
+    /// Who was used since it was last looked at gets another round.
+    residents: Row,
+    /// Newcomers that nobody wanted, the latest last.
+    dropped: VecDeque<Key>,
+}
+
+/// Blocks in the order in which they came.
+#[derive(Debug, Default)]
+struct Row {
     order: VecDeque<Key>,
     held_bytes: usize,
+    limit_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -42,10 +63,13 @@ impl BlockCache {
     /// A cache that holds at most `len_bytes` of content; with 0, it holds nothing.
     pub(crate) fn new(len_bytes: usize) -> Self {
         let shards = (len_bytes / MIN_SHARD_LEN_BYTES).clamp(1, MAX_SHARDS);
+        let shard_len_bytes = len_bytes / shards;
         Self {
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            shards: (0..shards)
+                .map(|_| Mutex::new(Shard::new(shard_len_bytes, shards)))
+                .collect(),
             hasher: RandomState::new(),
-            shard_len_bytes: len_bytes / shards,
+            shard_len_bytes,
         }
     }
 
@@ -67,29 +91,13 @@ impl BlockCache {
 
     /// Keeps the content of a block, and returns a buffer that is no longer needed, if there is one.
     pub(crate) fn put(&self, key: Key, content: Arc<Vec<u8>>) -> Option<Vec<u8>> {
-        let len = content.len();
-        if len > self.shard_len_bytes {
+        if content.len() > self.shard_len_bytes {
             return None;
         }
-        let mut shard = self
-            .shard(key)?
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let entry = Entry {
-            content,
-            used: false,
-        };
-        // Two threads may have decoded the same block at the same time.
-        if let Some(old) = shard.blocks.insert(key, entry) {
-            return Arc::into_inner(old.content);
-        }
-        shard.order.push_back(key);
-        shard.held_bytes += len;
-        let mut spare = None;
-        while shard.held_bytes > self.shard_len_bytes {
-            spare = shard.evict()?.or(spare);
-        }
-        spare
+        let shard = self.shard(key)?.lock();
+        shard
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(key, content)
     }
 
     fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
@@ -100,19 +108,101 @@ impl BlockCache {
 }
 
 impl Shard {
-    /// Drops the oldest block that was not used since it was last looked at. `None` when there is none.
+    /// One of so many shards.
+    fn new(len_bytes: usize, shards: usize) -> Self {
+        let newcomers = (NEWCOMERS_LEN_BYTES / shards)
+            .min(len_bytes / 4)
+            .max(MIN_NEWCOMERS_LEN_BYTES)
+            .min(len_bytes);
+        Self {
+            newcomers: Row::new(newcomers),
+            residents: Row::new(len_bytes - newcomers),
+            ..Self::default()
+        }
+    }
+
+    fn put(&mut self, key: Key, content: Arc<Vec<u8>>) -> Option<Vec<u8>> {
+        let len = content.len();
+        let entry = Entry {
+            content,
+            used: false,
+        };
+        // Two threads may have decoded the same block at the same time.
+        if let Some(old) = self.blocks.insert(key, entry) {
+            return Arc::into_inner(old.content);
+        }
+        let dropped = self.dropped.iter().position(|dropped| *dropped == key);
+        if let Some(position) = dropped {
+            self.dropped.remove(position);
+            self.residents.push(key, len);
+        } else {
+            self.newcomers.push(key, len);
+        }
+        let mut spare = None;
+        while self.newcomers.is_full() {
+            spare = self.settle()?.or(spare);
+        }
+        while self.residents.is_full() {
+            spare = self.evict()?.or(spare);
+        }
+        spare
+    }
+
+    /// Makes a resident of the oldest newcomer, if somebody wanted it or there is room. Otherwise drops it. `None` when
+    /// there is none.
+    fn settle(&mut self) -> Option<Option<Vec<u8>>> {
+        let key = self.newcomers.order.pop_front()?;
+        let entry = self.blocks.get_mut(&key)?;
+        let len = entry.content.len();
+        self.newcomers.held_bytes -= len;
+        if std::mem::take(&mut entry.used) || self.residents.has_room(len) {
+            self.residents.push(key, len);
+            return Some(None);
+        }
+        let entry = self.blocks.remove(&key)?;
+        self.dropped.push_back(key);
+        let kept = self.blocks.len().min(MAX_DROPPED);
+        while self.dropped.len() > kept {
+            self.dropped.pop_front();
+        }
+        Some(Arc::into_inner(entry.content))
+    }
+
+    /// Drops the oldest resident that was not used since it was last looked at. `None` when there is none.
     fn evict(&mut self) -> Option<Option<Vec<u8>>> {
         loop {
-            let key = self.order.pop_front()?;
+            let key = self.residents.order.pop_front()?;
             let entry = self.blocks.get_mut(&key)?;
             if std::mem::take(&mut entry.used) {
-                self.order.push_back(key);
+                self.residents.order.push_back(key);
                 continue;
             }
             let entry = self.blocks.remove(&key)?;
-            self.held_bytes -= entry.content.len();
+            self.residents.held_bytes -= entry.content.len();
             return Some(Arc::into_inner(entry.content));
         }
+    }
+}
+
+impl Row {
+    fn new(limit_bytes: usize) -> Self {
+        Self {
+            limit_bytes,
+            ..Self::default()
+        }
+    }
+
+    fn push(&mut self, key: Key, len: usize) {
+        self.order.push_back(key);
+        self.held_bytes += len;
+    }
+
+    fn has_room(&self, len: usize) -> bool {
+        self.held_bytes + len <= self.limit_bytes
+    }
+
+    fn is_full(&self) -> bool {
+        self.held_bytes > self.limit_bytes
     }
 }
 
@@ -129,8 +219,20 @@ mod tests {
     }
 
     fn held_bytes(cache: &BlockCache) -> usize {
-        let shards = cache.shards.iter();
-        shards.map(|shard| shard.lock().unwrap().held_bytes).sum()
+        let held = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap();
+            let contents = shard.blocks.values().map(|entry| entry.content.len());
+            let held = contents.sum::<usize>();
+            assert_eq!(
+                held,
+                shard.newcomers.held_bytes + shard.residents.held_bytes
+            );
+            let kept = shard.newcomers.order.len() + shard.residents.order.len();
+            assert_eq!(shard.blocks.len(), kept);
+            assert!(shard.dropped.len() <= kept.min(MAX_DROPPED));
+            held
+        };
+        cache.shards.iter().map(held).sum()
     }
 
     #[test]
@@ -164,6 +266,64 @@ mod tests {
         }
         assert_eq!(cache.get(key(199)), Some(content(199)));
         assert_eq!(cache.get(key(100)), None);
+    }
+
+    #[test]
+    fn what_was_wanted_again_outlives_whatever_is_read_once() {
+        for limit in [1 << 20, 5 << 20, 16 << 20] {
+            let cache = BlockCache::new(limit);
+            let wanted = 0..8;
+            for block in wanted.clone() {
+                let _spare = cache.put(key(block), content(block));
+                assert!(cache.get(key(block)).is_some());
+            }
+            for block in 1000..3000 {
+                let _spare = cache.put(key(block), content(block));
+            }
+            for block in wanted {
+                assert_eq!(cache.get(key(block)), Some(content(block)), "{limit}");
+            }
+            assert!(held_bytes(&cache) <= limit);
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_again_soon_stays() {
+        let cache = BlockCache::new(1 << 20);
+        for block in 1000..1100 {
+            let _spare = cache.put(key(block), content(block));
+        }
+        let _spare = cache.put(key(0), content(0));
+        // As many others as push it out, and few enough that it is remembered.
+        for block in 2000..2008 {
+            let _spare = cache.put(key(block), content(block));
+        }
+        assert_eq!(cache.get(key(0)), None);
+        let _spare = cache.put(key(0), content(0));
+        for block in 3000..4000 {
+            let _spare = cache.put(key(block), content(block));
+        }
+        assert_eq!(cache.get(key(0)), Some(content(0)));
+        assert!(held_bytes(&cache) <= 1 << 20);
+    }
+
+    /// What is read once goes through the same few buffers, which the processor's caches hold.
+    #[test]
+    fn newcomers_share_few_buffers() {
+        const LIMIT: usize = 16 << 20;
+        let cache = BlockCache::new(LIMIT);
+        let mut buffers = std::collections::HashSet::new();
+        let mut spare = Vec::new();
+        for block in 0..5000 {
+            let mut buffer = std::mem::take(&mut spare);
+            buffer.resize(64 << 10, 0);
+            if block >= 1000 {
+                buffers.insert(buffer.as_ptr() as usize);
+            }
+            spare = cache.put(key(block), Arc::new(buffer)).unwrap_or_default();
+        }
+        assert_eq!(held_bytes(&cache), LIMIT);
+        assert!(buffers.len() < 80, "{}", buffers.len());
     }
 
     #[test]
