@@ -39,7 +39,7 @@ pub use config::{ConfigError, ConfigLayer, ImageConfig, StatedBlob, config_text}
 pub use decode::{Decoder, Pieces};
 pub use error::{LayerError, OpenError};
 pub use open::{Image, MAX_RECORDS};
-pub use plan::{MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
+pub use plan::{MAX_PLAN_LEN_BYTES, MAX_WARMED, Origin, Plan, Step};
 pub use reader::{ReadFailure, Reader};
 pub use shown::Shown;
 pub use source::{Bytes, Packing, Source, TarForm};

@@ -13,6 +13,9 @@ use crate::{Image, ReadFailure};
 /// are made of.
 pub const MAX_PLAN_LEN_BYTES: usize = 1 << 20;
 
+/// Most reads for which [`Image::warm`] does anything: further ones would push the first out again.
+pub const MAX_WARMED: usize = 16;
+
 /// A piece of a read that comes from one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -153,6 +156,22 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    /// Looks at what plans for reads at these offsets of the disk are going to look at, up to [`MAX_WARMED`] of them: of
+    /// large indexes, little is in the processor's caches. A look-up here depends on no other, so the processor waits for
+    /// all of them together; a whole plan is too long for that.
+    pub fn warm(&self, offsets: impl Iterator<Item = u64>) {
+        let mut places = [None; MAX_WARMED];
+        for (place, offset) in places.iter_mut().zip(offsets) {
+            *place = self.disk().locate(offset);
+        }
+        for (layer, layer_offset) in places.into_iter().flatten() {
+            let layer = self.disk().layers().get(usize::from(layer));
+            if let Some(Source::Compressed(zfile)) = layer.map(Layer::source) {
+                std::hint::black_box(zfile.locate(layer_offset));
+            }
+        }
     }
 
     fn step(&self, extent: &Extent) -> Result<Step, ReadFailure> {

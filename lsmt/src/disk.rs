@@ -143,6 +143,22 @@ impl<S: ReadAt> Disk<S> {
         Ok(())
     }
 
+    /// The layer that holds byte `offset` of the disk and where in its source, if one does: what [`Disk::resolve`] says of
+    /// this byte alone, in a few nanoseconds.
+    #[inline]
+    pub fn locate(&self, offset: u64) -> Option<(u8, u64)> {
+        let sector = offset / SECTOR_LEN_BYTES;
+        let segment = self.index.at_or_after(sector).first()?;
+        if offset >= self.len_bytes || sector < segment.first() || segment.is_zeroed() {
+            return None;
+        }
+        let before = segment.first().wrapping_mul(SECTOR_LEN_BYTES);
+        let layer_offset = segment
+            .mapped_bytes()
+            .wrapping_add(offset.wrapping_sub(before));
+        Some((segment.layer(), layer_offset))
+    }
+
     /// Fills `buf` with the bytes of one extent, or of the beginning of it if `buf` is shorter.
     ///
     /// # Errors

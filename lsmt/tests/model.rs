@@ -137,6 +137,17 @@ fn read_by_extents(disk: &Disk<MemoryBlob>, offset: u64, len_bytes: u64) -> Vec<
         at += extent.len_bytes();
         let mut piece = vec![0xA5; usize::try_from(extent.len_bytes()).unwrap()];
         disk.read_extent(extent, &mut piece).unwrap();
+        for (offset, skipped) in [(extent.disk_offset(), 0), (at - 1, extent.len_bytes() - 1)] {
+            let expected = match *extent {
+                Extent::Zero { .. } => None,
+                Extent::Data {
+                    layer,
+                    layer_offset,
+                    ..
+                } => Some((layer, layer_offset + skipped)),
+            };
+            assert_eq!(disk.locate(offset), expected, "byte {offset}");
+        }
         if let Extent::Data {
             layer,
             layer_offset,
@@ -238,6 +249,9 @@ fn range_outside_the_disk_is_out_of_range_and_leaves_no_extents() {
             "{offset} {len_bytes}"
         );
         assert_eq!(extents, []);
+    }
+    for offset in [1024, u64::MAX] {
+        assert_eq!(disk.locate(offset), None, "{offset}");
     }
     let mut extents = Vec::new();
     disk.resolve(1024, 0, &mut extents).unwrap();

@@ -29,6 +29,10 @@ pub const MAX_PIECE_LEN_BYTES: usize = image::MAX_PLAN_LEN_BYTES;
 /// served; one at a time costs it and us an interrupt each.
 pub const MAX_BATCH: usize = 32;
 
+/// Most requests of a queue that are understood before the first of them is performed: so many that what planning looks at
+/// comes from memory for several at once, and so few that the first does not wait.
+pub const MAX_GATHERED: usize = 8;
+
 /// How many answered requests are shown at a time to a driver that looks without being told: often enough that it need not
 /// wait, and so seldom that the bytes of the ring do not travel between processors for each.
 pub const SHOWN_TOGETHER: usize = 4;

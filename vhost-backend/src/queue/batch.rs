@@ -23,17 +23,24 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// So many requests wait.
-    pub(crate) fn begin(&mut self, waiting: usize) {
+    /// How many requests to take, of which one is sure and so many others wait.
+    pub(crate) fn begin(&mut self, waiting: usize) -> usize {
         let most = waiting.saturating_sub(self.enough()).max(waiting / 2);
         self.most = most.clamp(1, MAX_BATCH);
         self.begun = (self.most > 1).then(Instant::now);
+        self.most
     }
 
-    /// Whether to take another request when so many were taken, and `waiting` says how many wait now.
-    pub(crate) fn goes_on(&self, taken: usize, waiting: impl FnOnce() -> usize) -> bool {
-        // A driver that was awake has made more.
-        taken < self.most || (taken < MAX_BATCH && waiting() > self.enough())
+    /// How many more to take when so many were taken, and `waiting` says how many wait now.
+    pub(crate) fn more(&self, taken: usize, waiting: impl FnOnce() -> usize) -> usize {
+        match self.most.checked_sub(taken) {
+            Some(more) if more > 0 => more,
+            _ if taken >= MAX_BATCH => 0,
+            // A driver that was awake has made some.
+            _ => waiting()
+                .saturating_sub(self.enough())
+                .min(MAX_BATCH - taken),
+        }
     }
 
     /// How many requests keep this side busy until a driver that sleeps has made more.
@@ -63,14 +70,18 @@ mod tests {
 
     /// How many of so many requests make a batch, if `more` come when half of them are left.
     fn len(batch: &mut Batch, requests: usize, more: usize) -> usize {
-        let (mut taken, mut total) = (1, requests);
-        batch.begin(requests);
-        while batch.goes_on(taken, || total - taken) {
+        let (mut taken, mut total) = (0, requests);
+        let mut most = batch.begin(requests);
+        while most > 0 {
             taken += 1;
             if taken == requests / 2 {
                 total += more;
             }
+            let then = batch.more(taken, || total - taken);
+            assert!(then + 1 >= most, "what was allowed stays so");
+            most = then;
         }
+        assert_eq!(batch.more(MAX_BATCH, || 1000), 0);
         taken
     }
 

@@ -9,15 +9,17 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost_user_backend::VringT;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
+use crate::guest::GuestMemory;
 use crate::killpoint::{self, Point};
 use crate::limits::{
-    BATCH_LEN_BYTES, FETCHED_BATCH, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER, STOP_DEADLINE,
+    BATCH_LEN_BYTES, FETCHED_BATCH, MAX_GATHERED, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER,
+    STOP_DEADLINE,
 };
 use crate::queue::batch::Batch;
 use crate::queue::poll::Poll;
 use crate::queue::worker::{QueueSetup, Stop, Stopped};
-use crate::queue::{Chain, RingError, SplitRing, Ticket};
-use crate::request::{Ended, Outcome, Parsed, Plan, Reads, Room, Verdict, parse, plan};
+use crate::queue::{RingError, SplitRing, Ticket};
+use crate::request::{Asked, Ended, Gathered, Outcome, Plan, Reading, Reads, Room, Verdict};
 
 /// What can wake the thread.
 pub(crate) const KICK: u64 = 0;
@@ -48,7 +50,7 @@ pub(crate) struct Service {
     kick_counts: bool,
     stop: Arc<Stop>,
     reads: Reads,
-    chain: Chain,
+    gathered: Gathered,
     poll: Poll,
     batch: Batch,
     /// Kept from one look to the next.
@@ -92,7 +94,7 @@ impl Service {
             kick_counts,
             stop,
             reads,
-            chain: Chain::default(),
+            gathered: Gathered::default(),
             poll,
             batch: Batch::default(),
             ended: Vec::new(),
@@ -175,33 +177,71 @@ impl Service {
     /// together.
     fn serve_batch(&mut self) -> Result<bool, End> {
         let more = self.reap();
+        let memory = Arc::clone(self.ring.memory());
         let mut taken = 0;
-        while self.may_take()
-            && let Some((ticket, head)) = self.next()?
-        {
-            if taken == 0 {
-                self.batch.begin(usize::from(self.ring.waiting()));
-            }
-            self.begin(ticket, head);
-            taken += 1;
-            let ring = &self.ring;
-            let goes_on = self.batch.goes_on(taken, || ring.waiting().into());
-            if !goes_on || self.untold_bytes >= BATCH_LEN_BYTES {
+        let mut most = self.batch.begin(self.waiting().saturating_sub(1));
+        while most > 0 && self.untold_bytes < BATCH_LEN_BYTES {
+            // What was taken is performed, whatever comes of taking more.
+            let gathered = self.gather(&memory, most.min(MAX_GATHERED));
+            let count = self.gathered.len();
+            let performed = self.perform_gathered(&memory);
+            gathered?;
+            performed?;
+            if count == 0 {
                 break;
             }
-            if taken % SHOWN_TOGETHER == 0 || self.untold_bytes >= SHOWN_LEN_BYTES {
-                self.ring.publish()?;
-            }
+            taken += count;
+            most = self.batch.more(taken, || self.waiting());
         }
         self.batch.end(taken);
         self.unasked += taken;
-        if self.unasked >= MAX_UNASKED || taken == 0 || self.ring.waiting() == 0 {
+        if self.unasked >= MAX_UNASKED || taken == 0 || self.waiting() == 0 {
             self.reads.submit();
             self.unasked = 0;
         }
         self.untold_bytes = 0;
         self.give_back()?;
         Ok(taken > 0 || more)
+    }
+
+    /// Takes requests, so many at most.
+    fn gather(&mut self, memory: &GuestMemory, most: usize) -> Result<(), End> {
+        let reading = Reading {
+            memory,
+            table: self.ring.table(),
+            indirect: self.setup.indirect,
+            disk_len_bytes: self.setup.device.image().len_bytes(),
+        };
+        while self.gathered.len() < most
+            && self.gathered.len_bytes() < SHOWN_LEN_BYTES
+            && self.may_take()
+            && let Some((ticket, head)) = self.next()?
+        {
+            self.gathered.push(reading, ticket, head);
+        }
+        Ok(())
+    }
+
+    fn waiting(&self) -> usize {
+        self.ring.waiting().into()
+    }
+
+    /// Performs what was taken. Even when the ring breaks meanwhile, all of it.
+    fn perform_gathered(&mut self, memory: &GuestMemory) -> Result<(), RingError> {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        if gathered.len() > 1 {
+            self.setup.device.image().warm(gathered.disk_offsets());
+        }
+        let mut shown = Ok(());
+        for (count, asked) in (1..).zip(gathered.take()) {
+            self.perform(memory, asked);
+            let enough = count % SHOWN_TOGETHER == 0 || self.untold_bytes >= SHOWN_LEN_BYTES;
+            if enough && shown.is_ok() {
+                shown = self.ring.publish();
+            }
+        }
+        self.gathered = gathered;
+        shown
     }
 
     /// Whether there is room for another request.
@@ -227,37 +267,21 @@ impl Service {
     }
 
     /// Performs a request, as far as that goes without waiting.
-    fn begin(&mut self, ticket: Ticket, head: u16) {
-        let memory = Arc::clone(self.ring.memory());
-        let collected = self
-            .chain
-            .collect(&memory, self.ring.table(), head, self.setup.indirect);
-        if let Err(error) = collected {
-            self.end(ticket, Outcome::of(Verdict::BadChain(error)));
-            return;
-        }
-        let Parsed {
-            status_address,
-            request,
-        } = parse(&memory, &mut self.chain);
+    fn perform(&mut self, memory: &GuestMemory, asked: &mut Asked) {
         let mut outcome = Outcome {
             verdict: Verdict::Done,
-            status_address,
+            status_address: asked.status_address,
             delivered_bytes: 0,
         };
-        let room_bytes = self.chain.data_len_bytes();
-        let disk_len_bytes = self.setup.device.image().len_bytes();
-        let plan = request
-            .map_err(Verdict::BadRequest)
-            .and_then(|request| plan(request, room_bytes, disk_len_bytes).map_err(Verdict::Failed));
-        match plan {
-            Err(verdict) => outcome.verdict = verdict,
+        let writable = &mut asked.chain.writable;
+        match std::mem::replace(&mut asked.plan, Ok(Plan::Nothing)) {
+            Err(verdict) => outcome.verdict = *verdict,
             Ok(Plan::Nothing) => {}
             Ok(Plan::TellSerial) => {
                 let serial = self.setup.device.serial().as_bytes();
                 let room = Room {
-                    memory: &memory,
-                    buffers: &self.chain.writable,
+                    memory,
+                    buffers: writable,
                 };
                 match room.write_some(serial) {
                     Ok(delivered_bytes) => outcome.delivered_bytes = delivered_bytes,
@@ -265,17 +289,17 @@ impl Service {
                 }
             }
             Ok(Plan::Read(span)) => {
-                let writable = &mut self.chain.writable;
+                let status_address = asked.status_address;
                 let ended = self
                     .reads
-                    .begin(&memory, ticket, span, status_address, writable);
+                    .begin(memory, asked.ticket, span, status_address, writable);
                 let Some(ended) = ended else {
                     return;
                 };
                 outcome = ended.into_outcome();
             }
         }
-        self.end(ticket, outcome);
+        self.end(asked.ticket, outcome);
     }
 
     fn end(&mut self, ticket: Ticket, outcome: Outcome) {

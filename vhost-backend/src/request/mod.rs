@@ -1,5 +1,6 @@
 //! One guest request: parsed to a plain value, executed, brought to its single outcome.
 
+mod asked;
 mod decode_ahead;
 mod execute;
 mod join;
@@ -10,6 +11,7 @@ mod read_ahead;
 mod reads;
 mod room;
 
+pub(crate) use asked::{Asked, Gathered, Reading};
 pub use execute::{ExecuteError, Plan, Span, plan};
 pub(crate) use outcome::chain_text;
 pub use outcome::{Outcome, Status, Verdict};

@@ -68,16 +68,6 @@ impl Verdict {
 }
 
 impl Outcome {
-    /// The outcome of a request that nothing was written for, and that has no place for a status.
-    #[must_use]
-    pub fn of(verdict: Verdict) -> Self {
-        Self {
-            verdict,
-            status_address: None,
-            delivered_bytes: 0,
-        }
-    }
-
     /// Writes the status, logs, counts, and returns the used length: exactly the bytes written to the guest.
     pub fn finish(self, memory: &GuestMemory, stats: &QueueStats, log: &RateLimit) -> u32 {
         let status = self.verdict.status();

@@ -210,6 +210,7 @@ fn planned_ranges_decode_without_the_source() {
         let run = zfile.plan(offset, len).unwrap();
         assert_eq!(run.blocks(), blocks);
         assert_eq!(run.content(), offset..offset + len as u64);
+        assert_eq!(zfile.locate(offset), Some(run.stored().start));
         let stored = usize::try_from(run.stored().start).unwrap()
             ..usize::try_from(run.stored().end).unwrap();
         let mut out = vec![0xA5; len];
@@ -234,6 +235,9 @@ fn planned_ranges_decode_without_the_source() {
                 .decode(&run, &file[stored], &mut scratch, &mut out)
                 .is_err()
         );
+    }
+    for outside in [50_000, u64::MAX] {
+        assert_eq!(zfile.locate(outside), None, "{outside}");
     }
     let empty = zfile.plan(50_000, 0).unwrap();
     assert!(empty.blocks().is_empty() && empty.stored().is_empty() && empty.content().is_empty());
