@@ -43,6 +43,12 @@ pub enum ExecuteError {
         /// Its guest physical address.
         address: u64,
     },
+    /// The driver's buffers are shorter than the data: what was read and where it goes do not belong together.
+    #[error("data buffers end {missing_bytes} bytes early")]
+    NoRoom {
+        /// Bytes that there is no place for.
+        missing_bytes: usize,
+    },
     /// The disk is read-only.
     #[error("request of type {kind} on a read-only disk")]
     ReadOnly {

@@ -61,6 +61,7 @@ impl Verdict {
                 | ExecuteError::OutOfRange { .. }
                 | ExecuteError::NotSectors { .. }
                 | ExecuteError::Buffer { .. }
+                | ExecuteError::NoRoom { .. }
                 | ExecuteError::ReadOnly { .. },
             ) => Status::IoError,
         }

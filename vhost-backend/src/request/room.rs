@@ -64,7 +64,7 @@ impl<'a> Room<'a> {
     ///
     /// # Errors
     ///
-    /// When a buffer is not in guest memory.
+    /// When a buffer is not in guest memory, or the buffers end before the bytes do.
     pub(crate) fn write(self, position: u32, bytes: &[u8]) -> Result<(), ExecuteError> {
         self.writer(position).write(bytes)
     }
@@ -92,9 +92,11 @@ impl<'a> Room<'a> {
     ///
     /// # Errors
     ///
-    /// When a buffer is not in guest memory.
+    /// When a buffer is not in guest memory, or the buffers end before that.
     pub(crate) fn clear(self, position: u32, len: usize) -> Result<(), ExecuteError> {
+        let mut left = len;
         for (address, len) in self.pieces(position, len) {
+            left -= len;
             let mut done = 0;
             while done < len {
                 let now = (len - done).min(ZEROES.len());
@@ -105,7 +107,7 @@ impl<'a> Room<'a> {
                 done += now;
             }
         }
-        Ok(())
+        all_found_room(left)
     }
 
     /// Reads `len` bytes of a file from byte `offset` on to `position`, as many as are at hand, and returns how many
@@ -132,11 +134,11 @@ impl<'a> Room<'a> {
 }
 
 impl Writer<'_> {
-    /// Copies `bytes` behind those that were copied before, as [`Room::write`] does.
+    /// Copies `bytes` behind those that were copied before.
     ///
     /// # Errors
     ///
-    /// When a buffer is not in guest memory.
+    /// As for [`Room::write`].
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), ExecuteError> {
         let mut rest = bytes;
         // What is behind is not looked at again: a driver may have made a buffer of every page.
@@ -160,7 +162,16 @@ impl Writer<'_> {
                 self.room.buffers = others;
             }
         }
+        all_found_room(rest.len())
+    }
+}
+
+/// So many bytes are left over.
+fn all_found_room(missing_bytes: usize) -> Result<(), ExecuteError> {
+    if missing_bytes == 0 {
         Ok(())
+    } else {
+        Err(ExecuteError::NoRoom { missing_bytes })
     }
 }
 
@@ -224,6 +235,33 @@ mod tests {
         assert_eq!(bytes(&memory, 0, 3), [7, 7, 0]);
         assert_eq!(bytes(&memory, 199_998, 4), [0, 0, 7, 7]);
         assert!(bytes(&memory, 2, 199_998).iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn bytes_without_a_place_are_an_error() {
+        let memory = test_memory(&[(0, 4096)]);
+        for parts in [&[(0, 4), (100, 4)][..], &[]] {
+            let buffers = buffers(parts);
+            let room = Room {
+                memory: &memory,
+                buffers: &buffers,
+            };
+            let len = parts.len() * 4;
+            let at = u32::try_from(len).unwrap();
+            room.write(0, &vec![6; len]).unwrap();
+            room.clear(0, len).unwrap();
+            for result in [
+                room.write(0, &vec![6; len + 3]),
+                room.write(at, &[6; 3]),
+                room.clear(0, len + 3),
+                room.clear(at, 3),
+            ] {
+                let Err(ExecuteError::NoRoom { missing_bytes: 3 }) = result else {
+                    panic!("{result:?}");
+                };
+            }
+            assert_eq!(room.write_some(&[6; 20]).unwrap(), at);
+        }
     }
 
     #[test]
