@@ -1,7 +1,7 @@
 //! What is asked of the disk, and in which order.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -91,18 +91,18 @@ impl Workload {
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// After this time.
-    pub time: Duration,
+    /// At this time.
+    pub deadline: Option<Instant>,
     /// After this many requests on each queue.
     pub requests: u64,
 }
 
 impl Limit {
-    /// After this time.
+    /// In so many seconds from now, for all that are given this limit.
     #[must_use]
     pub fn seconds(seconds: f64) -> Self {
         Self {
-            time: Duration::from_secs_f64(seconds),
+            deadline: Instant::now().checked_add(Duration::from_secs_f64(seconds)),
             requests: u64::MAX,
         }
     }
@@ -111,7 +111,7 @@ impl Limit {
     #[must_use]
     pub fn requests(requests: u64) -> Self {
         Self {
-            time: Duration::MAX,
+            deadline: None,
             requests,
         }
     }

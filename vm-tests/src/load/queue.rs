@@ -123,7 +123,7 @@ impl Queue {
 impl Run<'_> {
     fn complete(mut self) -> Result<Outcome> {
         let start = Instant::now();
-        let deadline = start.checked_add(self.plan.limit.time);
+        let deadline = self.plan.limit.deadline;
         let mut now = start;
         let spins = self.spins();
         self.ring.want_silence(&mut self.queue.position, spins);
@@ -138,7 +138,7 @@ impl Run<'_> {
             now = Instant::now();
             self.reap(now)?;
         }
-        self.outcome.elapsed = start.elapsed();
+        self.outcome.span = Some((start, Instant::now()));
         Ok(self.outcome)
     }
 

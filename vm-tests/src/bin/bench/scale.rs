@@ -115,8 +115,10 @@ impl Bench<'_> {
         disks.into_iter().try_for_each(Disk::detach)
     }
 
-    /// Runs all guests at once, each reading in an order of its own.
+    /// Runs all guests at once, each reading in an order of its own, until the same moment: where there are more of them
+    /// than processors, some begin late.
     fn all(&self, case: &Case, disks: &mut [Disk], seconds: f64) -> Result<Vec<Outcome>> {
+        let limit = Limit::seconds(seconds);
         std::thread::scope(|scope| {
             let threads: Vec<_> = disks
                 .iter_mut()
@@ -124,7 +126,7 @@ impl Bench<'_> {
                 .map(|(disk, guest)| {
                     let mut workload = self.settings.workload(case);
                     workload.seed = workload.seed.wrapping_add(guest << 16);
-                    scope.spawn(move || disk.run(&workload, Limit::seconds(seconds), None))
+                    scope.spawn(move || disk.run(&workload, limit, None))
                 })
                 .collect();
             threads
