@@ -35,16 +35,6 @@ impl GuestRegion {
         })
     }
 
-    /// Prepares the pages of these bytes for being written, if there are enough of them that it pays. Says nothing of
-    /// whether they are there.
-    fn populate(&self, offset: MemoryRegionAddress, len_bytes: usize) {
-        if let Ok(offset) = usize::try_from(offset.raw_value())
-            && self.populated.is_news(offset, len_bytes)
-        {
-            self.mapping.populate(offset, len_bytes);
-        }
-    }
-
     /// Where its bytes lie in which file.
     #[must_use]
     pub fn file(&self) -> Option<&FileOffset> {
@@ -89,7 +79,11 @@ pub(crate) fn populate(memory: &GuestMemory, address: GuestAddress, len_bytes: u
         // The rest of a buffer that goes on in another region is left to faults.
         let room = region.len().saturating_sub(offset.raw_value());
         let len_bytes = len_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
-        region.populate(offset, len_bytes);
+        if let Ok(offset) = usize::try_from(offset.raw_value())
+            && region.populated.is_news(offset, len_bytes)
+        {
+            region.mapping.populate(offset, len_bytes);
+        }
     }
 }
 

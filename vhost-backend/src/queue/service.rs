@@ -180,17 +180,17 @@ impl Service {
         let memory = Arc::clone(self.ring.memory());
         let mut taken = 0;
         let mut most = self.batch.begin(self.waiting().saturating_sub(1));
-        while most > 0 && self.untold_bytes < BATCH_LEN_BYTES {
+        while most > 0 {
             // What was taken is performed, whatever comes of taking more.
             let gathered = self.gather(&memory, most.min(MAX_GATHERED));
             let count = self.gathered.len();
             let performed = self.perform_gathered(&memory);
             gathered?;
             performed?;
-            if count == 0 {
+            taken += count;
+            if count == 0 || self.untold_bytes >= BATCH_LEN_BYTES {
                 break;
             }
-            taken += count;
             most = self.batch.more(taken, || self.waiting());
         }
         self.batch.end(taken);
