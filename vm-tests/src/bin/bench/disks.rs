@@ -1,5 +1,7 @@
 //! The disks: one content as a flat image, as stacks of layers and as chains of qcow2 files. Made when first wanted.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -20,6 +22,8 @@ const CELL_BYTES: usize = 64 << 10;
 const SECTOR_BYTES: usize = 512;
 /// Pages are looked for at this distance.
 const SAMPLE_STEP_BYTES: u64 = 64 << 10;
+/// Files are read into the page cache in steps of this size.
+const CACHING_STEP_BYTES: usize = 4 << 10;
 
 /// A stack of overlaybd layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,8 @@ impl Chain {
 pub(crate) struct Disks {
     dir: PathBuf,
     size_bytes: u64,
+    /// Those that this run has brought into the page cache.
+    used: RefCell<HashSet<PathBuf>>,
     /// Removes the directory at the end, unless it is kept.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -99,6 +105,7 @@ impl Disks {
         Ok(Self {
             dir,
             size_bytes,
+            used: RefCell::default(),
             _temporary: temporary,
         })
     }
@@ -176,9 +183,20 @@ impl Disks {
 
     /// Makes a file or directory under another name first, so that half of one is never taken for it.
     fn once(&self, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        if path.exists() {
-            return Ok(());
+        if !path.exists() {
+            self.make(path, make)?;
         }
+        let is_new_to_us = self.used.borrow_mut().insert(path.to_owned());
+        if is_new_to_us {
+            // Whoever wrote or read it before left it in pages of other sizes.
+            let files = files_of(path)?;
+            drop_cached(&files)?;
+            make_cached(&files)?;
+        }
+        Ok(())
+    }
+
+    fn make(&self, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         // Another bench may be about to make the same.
         let lock = File::create(self.dir.join("lock"))?;
         lock.lock()?;
@@ -191,18 +209,17 @@ impl Disks {
         }
         make(&unfinished).with_context(|| format!("making {}", path.display()))?;
         std::fs::rename(&unfinished, path)?;
-        let files = if path.is_dir() {
-            std::fs::read_dir(path)?
-                .map(|entry| Ok(entry?.path()))
-                .collect::<Result<_>>()?
-        } else {
-            vec![path.to_owned()]
-        };
-        // What was written page by page stays in small pages.
-        drop_cached(&files)?;
-        make_cached(&files)?;
         Ok(())
     }
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    std::fs::read_dir(path)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
 }
 
 fn paths(dir: &Path, layers: usize) -> Vec<PathBuf> {
@@ -326,19 +343,28 @@ pub(crate) fn drop_settled(files: &[PathBuf]) -> Result<()> {
     drop_cached(files)
 }
 
-/// Sees that files are in the page cache. Those of which something is missing are read again from start to end, because
-/// pages that are read in order are large.
+/// Sees that files are in the page cache. Those of which something is missing are read again from start to end.
 pub(crate) fn make_cached(files: &[PathBuf]) -> Result<()> {
-    let mut buffer = vec![0; 1 << 20];
     for path in files {
-        let mut file = File::open(path)?;
-        if is_cached(&file)? {
-            continue;
+        let file = File::open(path)?;
+        if !is_cached(&file)? {
+            cache_in_large_pages(file)?;
         }
-        fadvise(&file, 0, None, Advice::DontNeed)?;
-        fadvise(&file, 0, None, Advice::Sequential)?;
-        while file.read(&mut buffer)? > 0 {}
     }
+    Ok(())
+}
+
+/// Reads a file into the page cache anew, from start to end in small steps.
+///
+/// The kernel reads ahead in pages that grow from step to step, begins with pages of 4 KiB, and makes its first step
+/// longer the more it was asked for. So the beginning of what is read in large pieces is in small pages. Of a large file
+/// that is nothing, of a small one everything, and reading from small pages takes up to half as long again: stacks of
+/// many files would be compared with stacks of few by the size of their pages.
+fn cache_in_large_pages(mut file: File) -> Result<()> {
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    fadvise(&file, 0, None, Advice::Sequential)?;
+    let mut buffer = [0; CACHING_STEP_BYTES];
+    while file.read(&mut buffer)? > 0 {}
     Ok(())
 }
 
