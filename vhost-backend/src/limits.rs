@@ -43,9 +43,9 @@ pub const SHOWN_LEN_BYTES: u64 = 64 << 10;
 /// Most requests of a queue that are looked at before what they miss is asked of the disk.
 pub const MAX_UNASKED: usize = 16;
 
-/// Bytes read from the disk after which the driver is told, however few requests that were: next to so much copying and
-/// decoding, an interrupt costs little.
-pub const BATCH_LEN_BYTES: u64 = 256 << 10;
+/// How long answers are kept from a driver that sleeps, however few they are, but for the request that is being answered
+/// then: next to so much copying and decoding, an interrupt costs little.
+pub const MAX_BATCH_TIME: Duration = Duration::from_micros(150);
 
 /// Reads that came from the disk and were decoded before the driver is told and new ones are asked for: the disk should
 /// not run dry while one processor decodes.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::MAX_BATCH;
+use crate::limits::{MAX_BATCH, MAX_BATCH_TIME};
 use crate::usual_time::UsualTime;
 
 /// How long a driver takes from being told to its next requests, if it sleeps: what machines and guests need to wake.
@@ -33,9 +33,12 @@ impl Batch {
 
     /// How many more to take when so many were taken, and `waiting` says how many wait now.
     pub(crate) fn more(&self, taken: usize, waiting: impl FnOnce() -> usize) -> usize {
+        let is_long = self
+            .begun
+            .is_none_or(|begun| begun.elapsed() >= MAX_BATCH_TIME);
         match self.most.checked_sub(taken) {
+            _ if taken >= MAX_BATCH || is_long => 0,
             Some(more) if more > 0 => more,
-            _ if taken >= MAX_BATCH => 0,
             // A driver that was awake has made some.
             _ => waiting()
                 .saturating_sub(self.enough())
@@ -57,7 +60,7 @@ impl Batch {
             return;
         };
         if let Ok(taken) = u32::try_from(taken)
-            && taken > 1
+            && taken > 0
         {
             self.request_time.learn(begun.elapsed() / taken);
         }
@@ -72,6 +75,9 @@ mod tests {
     fn len(batch: &mut Batch, requests: usize, more: usize) -> usize {
         let (mut taken, mut total) = (0, requests);
         let mut most = batch.begin(requests);
+        // No time passes, whatever else the machine does.
+        let later = Instant::now() + Duration::from_secs(3600);
+        batch.begun = batch.begun.map(|_| later);
         while most > 0 {
             taken += 1;
             if taken == requests / 2 {
@@ -120,6 +126,17 @@ mod tests {
                 "{micros} us, {requests} requests and {more}"
             );
         }
+    }
+
+    #[test]
+    fn no_answer_is_kept_back_for_long() {
+        let mut batch = Batch::default();
+        assert_eq!(batch.begin(8), 4);
+        assert_eq!(batch.more(1, || 7), 3);
+        batch.begun = Instant::now().checked_sub(MAX_BATCH_TIME);
+        assert_eq!(batch.more(1, || 7), 0);
+        batch.end(1);
+        assert!(batch.request_time.get() >= Some(MAX_BATCH_TIME));
     }
 
     #[test]

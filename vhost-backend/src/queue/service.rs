@@ -12,8 +12,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::guest::GuestMemory;
 use crate::killpoint::{self, Point};
 use crate::limits::{
-    BATCH_LEN_BYTES, FETCHED_BATCH, MAX_GATHERED, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER,
-    STOP_DEADLINE,
+    FETCHED_BATCH, MAX_GATHERED, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER, STOP_DEADLINE,
 };
 use crate::queue::batch::Batch;
 use crate::queue::poll::Poll;
@@ -188,7 +187,7 @@ impl Service {
             gathered?;
             performed?;
             taken += count;
-            if count == 0 || self.untold_bytes >= BATCH_LEN_BYTES {
+            if count == 0 {
                 break;
             }
             most = self.batch.more(taken, || self.waiting());
