@@ -358,8 +358,8 @@ pub(crate) fn make_cached(files: &[PathBuf]) -> Result<()> {
 ///
 /// The kernel reads ahead in pages that grow from step to step, begins with pages of 4 KiB, and makes its first step
 /// longer the more it was asked for. So the beginning of what is read in large pieces is in small pages. Of a large file
-/// that is nothing, of a small one everything, and reading from small pages takes up to half as long again: stacks of
-/// many files would be compared with stacks of few by the size of their pages.
+/// that is nothing, of a small one everything, and reading from small pages takes up to a fifth longer: stacks of many
+/// files would be compared with stacks of few by the size of their pages.
 fn cache_in_large_pages(mut file: File) -> Result<()> {
     fadvise(&file, 0, None, Advice::DontNeed)?;
     fadvise(&file, 0, None, Advice::Sequential)?;
