@@ -31,13 +31,15 @@ impl Batch {
         self.most
     }
 
-    /// How many more to take when so many were taken, and `waiting` says how many wait now.
+    /// How many more to take when so many were taken, and `waiting` says how many wait now; none when the first answer has
+    /// been kept back for long.
     pub(crate) fn more(&self, taken: usize, waiting: impl FnOnce() -> usize) -> usize {
-        let is_long = self
-            .begun
-            .is_none_or(|begun| begun.elapsed() >= MAX_BATCH_TIME);
+        // A batch of one is not timed, and stays one.
+        let is_long = |begun: Instant| begun.elapsed() >= MAX_BATCH_TIME;
+        if taken >= MAX_BATCH || self.begun.is_none_or(is_long) {
+            return 0;
+        }
         match self.most.checked_sub(taken) {
-            _ if taken >= MAX_BATCH || is_long => 0,
             Some(more) if more > 0 => more,
             // A driver that was awake has made some.
             _ => waiting()
@@ -59,10 +61,9 @@ impl Batch {
         let Some(begun) = self.begun.take() else {
             return;
         };
-        if let Ok(taken) = u32::try_from(taken)
-            && taken > 0
-        {
-            self.request_time.learn(begun.elapsed() / taken);
+        let taken = u32::try_from(taken).ok();
+        if let Some(each) = taken.and_then(|taken| begun.elapsed().checked_div(taken)) {
+            self.request_time.learn(each);
         }
     }
 }

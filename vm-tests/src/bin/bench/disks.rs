@@ -181,7 +181,7 @@ impl Disks {
         Ok(paths(&dir, chain.layers))
     }
 
-    /// Makes a file or directory under another name first, so that half of one is never taken for it.
+    /// Sees that a file or directory is there, and when it is first used, that it is in the page cache as all others are.
     fn once(&self, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         if !path.exists() {
             self.make(path, make)?;
@@ -196,6 +196,7 @@ impl Disks {
         Ok(())
     }
 
+    /// Makes a file or directory under another name first, so that half of one is never taken for it.
     fn make(&self, path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         // Another bench may be about to make the same.
         let lock = File::create(self.dir.join("lock"))?;
