@@ -43,8 +43,8 @@ pub const SHOWN_LEN_BYTES: u64 = 64 << 10;
 /// Most requests of a queue that are looked at before what they miss is asked of the disk.
 pub const MAX_UNASKED: usize = 16;
 
-/// How long answers are kept from a driver that sleeps, however few they are, but for the request that is being answered
-/// then: next to so much copying and decoding, an interrupt costs little.
+/// How long a batch goes on, however few requests it answers; those that were taken together, [`MAX_GATHERED`] at most, are
+/// still answered then. Next to so much copying and decoding, an interrupt costs little.
 pub const MAX_BATCH_TIME: Duration = Duration::from_micros(150);
 
 /// Reads that came from the disk and were decoded before the driver is told and new ones are asked for: the disk should
