@@ -150,11 +150,15 @@ fn promptness(file: &File) -> Promptness {
     );
     match tried {
         Ok(_) | Err(Errno::AGAIN) => Promptness::OnDemand,
-        Err(_) => match rustix::fs::fstatfs(file) {
-            Ok(stat) if MEMORY_FILE_SYSTEMS.contains(&stat.f_type) => Promptness::Always,
-            _ => Promptness::Unknown,
-        },
+        Err(_) if is_in_memory(file) => Promptness::Always,
+        Err(_) => Promptness::Unknown,
     }
+}
+
+/// Whether the file is memory and nothing else: on such a file system, or one of memfd_create(2).
+#[must_use]
+pub fn is_in_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|stat| MEMORY_FILE_SYSTEMS.contains(&stat.f_type))
 }
 
 /// A block device says 0 in its metadata; its end is where seeking to the end leads.

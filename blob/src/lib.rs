@@ -34,7 +34,7 @@ pub mod test_util;
 mod window;
 
 pub use error::{ReadError, ReadErrorKind};
-pub use file::{FileBlob, FileOpenError};
+pub use file::{FileBlob, FileOpenError, is_in_memory};
 pub use memory::MemoryBlob;
 pub use window::{Window, WindowError};
 
