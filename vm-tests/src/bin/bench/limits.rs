@@ -61,22 +61,29 @@ impl Bench<'_> {
     /// Measures the limits.
     pub(crate) fn limits(&self, report: &mut Report) -> Result<()> {
         self.copies(report)?;
+        self.limits_of_group(Group::Limits, report)
+    }
+
+    /// What the requests of a group cost with a backend and without, for those of its backends that can do without.
+    pub(crate) fn limits_of_group(&self, group: Group, report: &mut Report) -> Result<()> {
         let mut servers = Vec::new();
-        for subject in self.subjects(Group::Limits) {
-            servers.push(self.start(subject)?);
+        for subject in self.subjects(group) {
+            if matches!(subject, Subject::Vbd(_) | Subject::QemuRaw(_)) {
+                servers.push(self.start(subject)?);
+            }
         }
         let reference = File::open(self.disks.flat()?)?;
-        let (_, cases) = groups::plan(Group::Limits);
+        let (_, cases) = groups::plan(group);
         for case in &cases {
             if !self.args.wants_workload(&case.name) {
                 continue;
             }
-            say!("limits: {}", case.name);
+            say!("{}: {}, limits", group.name(), case.name);
             for server in &servers {
                 make_cached(&server.files)?;
                 verify(server, case, self.settings, &reference)?;
             }
-            self.limits_of(case, &servers, report)?;
+            self.limits_of(group, case, &servers, report)?;
         }
         Ok(())
     }
@@ -103,7 +110,13 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn limits_of(&self, case: &Case, servers: &[Server], report: &mut Report) -> Result<()> {
+    fn limits_of(
+        &self,
+        group: Group,
+        case: &Case,
+        servers: &[Server],
+        report: &mut Report,
+    ) -> Result<()> {
         let time = Duration::from_secs_f64(self.settings.seconds / 2.0);
         let mut measured = Vec::new();
         for server in servers {
@@ -121,7 +134,7 @@ impl Bench<'_> {
             let name = server.subject.name();
             let limit = format!("without {name}");
             let facts = Facts {
-                group: Group::Limits,
+                group,
                 what: format!("{}: CPU", case.name),
                 unit: "us",
                 rounds: vec![(name, devices), (limit.clone(), limits)],

@@ -123,9 +123,11 @@ impl Bench<'_> {
                 }
                 Ok(())
             }
-            Group::Random | Group::Sequential | Group::Depth | Group::Blocks => {
-                self.rounds(group, report)
+            Group::Depth => {
+                self.rounds(group, report)?;
+                self.limits_of_group(group, report)
             }
+            Group::Random | Group::Sequential | Group::Blocks => self.rounds(group, report),
         }
     }
 }
