@@ -1,6 +1,7 @@
 //! User-mode Linux as the front-end: a Linux kernel that is an ordinary process, with its own vhost-user
 //! client in the kernel.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +14,8 @@ use crate::process::Process;
 
 /// virtio device number of a block device.
 const BLOCK: u32 = 2;
+
+const MEMORY_BYTES: u64 = 256 << 20;
 
 /// Boots User-mode Linux; it has one processor, whatever number of queues it is given.
 ///
@@ -27,12 +30,21 @@ pub fn linux(socket: &Path, boot: &Boot, scratch: &Path) -> Result<Process> {
     )?;
     let mut command = Command::new(artifacts::provided("linux.uml")?);
     command
-        .arg("mem=256M")
+        .arg(format!("mem={MEMORY_BYTES}"))
         .arg(format!("initrd={}", initrd.display()));
     command.arg(format!("virtio_uml.device={}:{BLOCK}", socket.display()));
     command.args(["con=null", "con0=null,fd:1", "root=/dev/ram0"]);
     command.args(boot.arguments().split(' '));
     // It keeps a directory per machine; two tests at once must not share one.
-    command.env("HOME", scratch).env("TMPDIR", scratch);
+    command.env("HOME", scratch);
+    command.env("TMPDIR", memory_directory().unwrap_or(scratch));
     Process::spawn("linux.uml", &mut command)
+}
+
+/// Where the guest's memory belongs: on a disk, the kernel writes it back. Containers often have little room there.
+fn memory_directory() -> Option<&'static Path> {
+    let path = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(path).ok()?;
+    let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
+    (blob::is_in_memory(&File::open(path).ok()?) && free_bytes >= 4 * MEMORY_BYTES).then_some(path)
 }
