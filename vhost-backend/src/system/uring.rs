@@ -51,7 +51,12 @@ impl Uring {
     ///
     /// When there is no io_uring, or this process may not use it.
     pub(crate) fn new(entries: u32, wake: BorrowedFd<'_>) -> io::Result<Self> {
-        let ring = IoUring::new(entries)?;
+        // What comes waits for the next system call of this thread, of which there are many, instead of interrupting it.
+        // Before Linux 5.19 there is no such choice.
+        let ring = IoUring::builder()
+            .setup_coop_taskrun()
+            .build(entries)
+            .or_else(|_unknown| IoUring::new(entries))?;
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
         Ok(Self {
             ring: ManuallyDrop::new(ring),
