@@ -41,7 +41,8 @@ pub fn linux(socket: &Path, boot: &Boot, scratch: &Path) -> Result<Process> {
     Process::spawn("linux.uml", &mut command)
 }
 
-/// Where the guest's memory belongs: on a disk, the kernel writes it back. Containers often have little room there.
+/// Where the guest's memory belongs: on a disk, the kernel writes it back. Containers often have little room there, and
+/// several guests may run at a time.
 fn memory_directory() -> Option<&'static Path> {
     let path = Path::new("/dev/shm");
     let room = rustix::fs::statvfs(path).ok()?;
