@@ -2,8 +2,9 @@
 //!
 //! A guest that was started a moment ago reads to pages that nobody has touched, at least not in this process. Each costs
 //! a fault when the first byte is written to it, in the midst of a copy. Asking the kernel for all pages of a buffer in
-//! one call costs a third of that for pages that exist, and three quarters for new ones (docs/performance.md). What is known here is only a hint: pages that are taken away
-//! again come back by faults, and pages that were touched otherwise are asked for once in vain.
+//! one call costs a third of that for pages that exist, and three quarters for new ones (docs/performance.md). What is
+//! known here is only a hint: pages that are taken away again come back by faults, and pages that were touched otherwise are
+//! asked for once in vain.
 
 use std::sync::{Mutex, PoisonError};
 

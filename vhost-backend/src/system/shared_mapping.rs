@@ -128,8 +128,8 @@ impl<B: Bitmap> SharedMapping<B> {
         let start = offset - offset % rustix::param::page_size();
         #[expect(unsafe_code, reason = "memory is prepared in place")]
         // SAFETY: The range lies in the mapping, which belongs to `self` and begins at a page. The call changes no byte of
-        // it and keeps nothing: it makes the faults happen that reading or writing would. Where the file is too short it fails and
-        // raises no signal.
+        // it and keeps nothing: it makes the faults happen that reading or writing would. Where the file is too short it
+        // fails and raises no signal.
         let _prepared = unsafe {
             rustix::mm::madvise(
                 self.region.as_ptr().wrapping_add(start).cast(),

@@ -117,7 +117,8 @@ impl<'a> Replay<'a> {
             .args(["--ioengine=io_uring", "--direct=0", "--fadvise_hint=0"])
             .arg(format!("--iodepth={}", depth * each))
             .arg(format!("--read_iolog={}", log.path().display()))
-            .output()?;
+            .output()
+            .context("fio cannot be started")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let elapsed = fio_elapsed(&text, self.pieces.len());
         let elapsed = elapsed.with_context(|| {
