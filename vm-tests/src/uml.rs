@@ -15,6 +15,7 @@ use crate::process::Process;
 /// virtio device number of a block device.
 const BLOCK: u32 = 2;
 
+/// Memory of the guest.
 const MEMORY_BYTES: u64 = 256 << 20;
 
 /// Boots User-mode Linux; it has one processor, whatever number of queues it is given.

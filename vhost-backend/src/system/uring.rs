@@ -51,8 +51,8 @@ impl Uring {
     ///
     /// When there is no io_uring, or this process may not use it.
     pub(crate) fn new(entries: u32, wake: BorrowedFd<'_>) -> io::Result<Self> {
-        // What comes waits for the next system call of this thread, of which there are many, instead of interrupting it.
-        // Before Linux 5.19 there is no such choice.
+        // What comes waits for the next system call of this thread, of which there are many, instead of interrupting it;
+        // one that sleeps is woken. Before Linux 5.19 there is no such choice.
         let ring = IoUring::builder()
             .setup_coop_taskrun()
             .build(entries)

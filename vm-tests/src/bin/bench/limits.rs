@@ -66,12 +66,9 @@ impl Bench<'_> {
 
     /// What the requests of a group cost with a backend and without, for those of its backends that can do without.
     pub(crate) fn limits_of_group(&self, group: Group, report: &mut Report) -> Result<()> {
-        let mut servers = Vec::new();
-        for subject in self.subjects(group) {
-            if matches!(subject, Subject::Vbd(_) | Subject::QemuRaw(_)) {
-                servers.push(self.start(subject)?);
-            }
-        }
+        let mut subjects = self.subjects(group);
+        subjects.retain(|subject| matches!(subject, Subject::Vbd(_) | Subject::QemuRaw(_)));
+        let servers = self.start_all(group, subjects, report);
         let reference = File::open(self.disks.flat()?)?;
         let (_, cases) = groups::plan(group);
         for case in &cases {

@@ -52,6 +52,23 @@ impl Bench<'_> {
         Server::start(subject, self.programs, self.disks, self.pin)
     }
 
+    /// Starts those that can be started. An old build, or a small limit of the machine, need not take the others with it.
+    pub(crate) fn start_all(
+        &self,
+        group: Group,
+        subjects: Vec<Subject>,
+        report: &mut Report,
+    ) -> Vec<Server> {
+        let mut servers = Vec::new();
+        for subject in subjects {
+            match self.start(subject) {
+                Ok(server) => servers.push(server),
+                Err(error) => report.note(format!("{}: {error:#}", group.name())),
+            }
+        }
+        servers
+    }
+
     /// Measures the group.
     pub(crate) fn rounds(&self, group: Group, report: &mut Report) -> Result<()> {
         let (_, cases) = groups::plan(group);
@@ -59,14 +76,7 @@ impl Bench<'_> {
             .into_iter()
             .filter(|case| self.args.wants_workload(&case.name))
             .collect();
-        let mut servers = Vec::new();
-        for subject in self.subjects(group) {
-            // An old build, or a small limit of the machine, need not take the others with it.
-            match self.start(subject) {
-                Ok(server) => servers.push(server),
-                Err(error) => report.notes.push(format!("{}: {error:#}", group.name())),
-            }
-        }
+        let servers = self.start_all(group, self.subjects(group), report);
         let reference = File::open(self.disks.flat()?)?;
         for case in &cases {
             say!("{}: {}", group.name(), case.name);
