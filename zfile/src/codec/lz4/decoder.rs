@@ -13,6 +13,9 @@ const CONTENT_MAX_BYTES: usize = 1 << 16;
 const POSITIONS: usize = 2 * CONTENT_MAX_BYTES;
 /// Longest copy of fixed length.
 const COPY_MAX_BYTES: usize = 16;
+/// What loops copy at a time: two of those. Most of what is long enough for a loop is no longer than this, so that the
+/// processor guesses right that it ends after the first step.
+const STEP_BYTES: usize = 2 * COPY_MAX_BYTES;
 /// A token, the most literals of a short sequence with one byte to spare, and what is left of the offset.
 const SHORT_BYTES: usize = 17;
 /// In each half of a token: the length goes on in the bytes that follow.
@@ -77,14 +80,31 @@ impl Room {
         self.store(to, bytes);
     }
 
+    /// Copies [`STEP_BYTES`], which start at least [`COPY_MAX_BYTES`] before where they go.
+    #[inline(always)]
+    fn copy_step(&mut self, from: usize, to: usize) {
+        self.copy::<16>(from, to);
+        self.copy::<16>(from.wrapping_add(16), to.wrapping_add(16));
+    }
+
+    /// Copies 18 bytes, of which the first 8 start at least 8 before where they go: the most that a token says.
+    #[inline(always)]
+    fn copy_short(&mut self, from: usize, to: usize) {
+        self.copy::<8>(from, to);
+        self.copy::<8>(from.wrapping_add(8), to.wrapping_add(8));
+        self.copy::<2>(from.wrapping_add(16), to.wrapping_add(16));
+    }
+
     /// Appends at `to` what lies `offset` bytes before it, and goes on with what it has just appended, in steps; up to
     /// a step more than `len`. The offset is at most `to`; 0 is none.
     #[inline(always)]
     fn repeat(&mut self, to: usize, offset: usize, len: usize) -> Option<()> {
         let from = to.wrapping_sub(offset);
-        if offset >= 16 {
-            for step in (0..len).step_by(16) {
-                self.copy::<16>(from.wrapping_add(step), to.wrapping_add(step));
+        if offset >= COPY_MAX_BYTES {
+            let mut step = 0;
+            while step < len {
+                self.copy_step(from.wrapping_add(step), to.wrapping_add(step));
+                step = step.wrapping_add(STEP_BYTES);
             }
         } else if offset >= 8 {
             for step in (0..len).step_by(8) {
@@ -138,6 +158,20 @@ impl Room {
                 to = end.wrapping_add(token >> 4);
                 (offset, match_start) = (short, token & GOES_ON);
                 input.skip((token >> 4).wrapping_add(3));
+                if match_start != GOES_ON && offset >= 8 {
+                    let next = to.wrapping_add(match_start.wrapping_add(MATCH_MIN_BYTES));
+                    if next > limit || offset > to {
+                        return None;
+                    }
+                    self.copy_short(to.wrapping_sub(offset), to);
+                    end = next;
+                    continue;
+                }
+                let middle = self.middle_match(&mut input, to, offset, match_start, limit);
+                if let Some(next) = middle {
+                    end = next;
+                    continue;
+                }
             } else {
                 let token = input.byte()?;
                 let len = input.length(token >> 4)?;
@@ -154,15 +188,36 @@ impl Room {
                 return None;
             }
             if match_start != GOES_ON && offset >= 8 {
-                // At most 18 bytes, for which no loop has to end at the right place.
-                let from = to.wrapping_sub(offset);
-                self.copy::<8>(from, to);
-                self.copy::<8>(from.wrapping_add(8), to.wrapping_add(8));
-                self.copy::<2>(from.wrapping_add(16), to.wrapping_add(16));
+                self.copy_short(to.wrapping_sub(offset), to);
             } else {
                 self.repeat(to, offset, len)?;
             }
         }
+    }
+
+    /// Appends the match at `to` if it is longer than a token can say, but no longer than a step, and returns the new end.
+    /// `None`: it is not, or there is something wrong with it.
+    #[inline(always)]
+    fn middle_match(
+        &mut self,
+        input: &mut Input<'_>,
+        to: usize,
+        offset: usize,
+        match_start: usize,
+        limit: usize,
+    ) -> Option<usize> {
+        if match_start != GOES_ON || offset < COPY_MAX_BYTES {
+            return None;
+        }
+        let more = usize::from(*input.payload.get(input.at)?);
+        let len = more.wrapping_add(GOES_ON + MATCH_MIN_BYTES);
+        let end = to.wrapping_add(len);
+        if len > STEP_BYTES || end > limit || offset > to {
+            return None;
+        }
+        input.skip(1);
+        self.copy_step(to.wrapping_sub(offset), to);
+        Some(end)
     }
 
     /// Appends `len` literals at `end` and returns the new end.
@@ -175,9 +230,13 @@ impl Room {
         limit: usize,
     ) -> Option<usize> {
         let new_end = end.checked_add(len).filter(|end| *end <= limit)?;
-        if let Some(literals) = input.peek(len.next_multiple_of(16)) {
-            for (step, chunk) in literals.as_chunks::<16>().0.iter().enumerate() {
-                self.store(end.wrapping_add(step.wrapping_mul(16)), *chunk);
+        if let Some(literals) = input.peek(len.next_multiple_of(STEP_BYTES)) {
+            let mut to = end;
+            for step in literals.as_chunks::<STEP_BYTES>().0 {
+                let [first, second] = halves(step);
+                self.store(to, first);
+                self.store(to.wrapping_add(COPY_MAX_BYTES), second);
+                to = to.wrapping_add(STEP_BYTES);
             }
         } else {
             self.bytes
@@ -247,4 +306,13 @@ fn short_sequence(input: &Input<'_>) -> Option<([u8; 16], usize, usize)> {
         window[literals.wrapping_add(2)],
     ]);
     Some((*window.last_chunk()?, token, usize::from(offset)))
+}
+
+#[inline(always)]
+fn halves(step: &[u8; STEP_BYTES]) -> [[u8; COPY_MAX_BYTES]; 2] {
+    // Infallible: a step is two copies long.
+    let [first, second] = step.as_chunks().0 else {
+        return [[0; COPY_MAX_BYTES]; 2];
+    };
+    [*first, *second]
 }

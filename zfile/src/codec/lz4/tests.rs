@@ -191,6 +191,26 @@ proptest! {
     }
 }
 
+/// Around every border between ways to copy a match: whole, cut anywhere, and with less room than they need.
+#[test]
+fn decoders_agree_about_matches_of_every_length_and_offset() {
+    let mut room = Room::new();
+    for offset in (1..36).chain([63, 64, 65]) {
+        for over in (0..70).chain([269, 270, 271]) {
+            // After few literals and after many; a match that is followed by another, and one at the end.
+            let parts = [(70, 0, 3), (2, over, offset), (16, over, offset)];
+            let payload = sequences_of(&parts, 5);
+            let len = 70 + 4 + 2 + 16 + 2 * (4 + usize::from(over)) + 5;
+            for limit in [4096, len, len - 1, len - 5, len - 6, len - 22] {
+                agree(&mut room, &payload, limit);
+            }
+            for cut in 1..payload.len().min(48) {
+                agree(&mut room, &payload[..payload.len() - cut], 4096);
+            }
+        }
+    }
+}
+
 /// Nothing that a longest block writes past its end comes out at its start.
 #[test]
 fn longest_blocks_end_with_every_kind_of_sequence() {
