@@ -1,4 +1,5 @@
-//! Checking, decoding, finding blocks and opening, by themselves and in memory: `cargo bench -p zfile`.
+//! Decoding, finding blocks and opening, by themselves and in memory: `cargo bench -p zfile`. Checksums alone are in
+//! `cargo bench -p crc32c`.
 //!
 //! A run of look-ups is 100,000 of them at random offsets, so that items per second are look-ups per second.
 //! `cargo bench -p zfile -- decode` runs a part.
@@ -109,15 +110,6 @@ fn blocks(count: usize) -> MemoryBlob {
         1_000_000 => MILLION.clone(),
         _ => empty_blocks(count),
     })
-}
-
-/// The checksum of a stored block.
-#[divan::bench(args = BLOCK_SIZES_KIB)]
-fn checksum(bencher: divan::Bencher, kib: u32) {
-    let block = noise(usize::try_from(kib << 10).unwrap(), 3);
-    bencher
-        .counter(divan::counter::BytesCount::new(block.len()))
-        .bench_local(|| zfile::raw_crc32c(100_007, divan::black_box(&block)));
 }
 
 /// Checking and decoding; bytes are those of the content.
