@@ -47,9 +47,12 @@ pub const MAX_UNASKED: usize = 16;
 /// still answered then. Next to so much copying and decoding, an interrupt costs little.
 pub const MAX_BATCH_TIME: Duration = Duration::from_micros(150);
 
-/// Reads that came from the disk and were decoded before the driver is told and new ones are asked for: the disk should
-/// not run dry while one processor decodes.
-pub const FETCHED_BATCH: usize = 4;
+/// Most reads that came from the disk and are decoded before the driver is told and new ones are asked for; half of those
+/// that wait for it, if that is less: the disk should not run dry while one processor decodes.
+pub const FETCHED_BATCH: usize = 16;
+
+/// The same in bytes.
+pub const FETCHED_BATCH_LEN_BYTES: u64 = 4 << 20;
 
 /// How much of the disk a queue decodes before its guest asks for it, in bytes: what a guest that reads one piece after
 /// another asks for at a time, and what is lost when it stops.

@@ -130,6 +130,11 @@ impl Engine {
         }
     }
 
+    /// Whether what is submitted before a flush is asked of the disk together, and what is in memory costs little there.
+    pub(crate) fn asks_together(&self) -> bool {
+        matches!(self.uring.get(), Some(Some(_)))
+    }
+
     /// Has these bytes of the disk brought into the page cache, if there is time for that.
     pub(crate) fn read_ahead(&self, range: Range<u64>) {
         let device = &self.lease.device;

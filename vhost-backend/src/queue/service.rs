@@ -12,7 +12,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use crate::guest::GuestMemory;
 use crate::killpoint::{self, Point};
 use crate::limits::{
-    FETCHED_BATCH, MAX_GATHERED, MAX_UNASKED, SHOWN_LEN_BYTES, SHOWN_TOGETHER, STOP_DEADLINE,
+    FETCHED_BATCH, FETCHED_BATCH_LEN_BYTES, MAX_GATHERED, MAX_UNASKED, SHOWN_LEN_BYTES,
+    SHOWN_TOGETHER, STOP_DEADLINE,
 };
 use crate::queue::batch::Batch;
 use crate::queue::poll::Poll;
@@ -175,7 +176,7 @@ impl Service {
     /// What has to be fetched is asked for when all that waits has been looked at, or much of it: neighbours are fetched
     /// together.
     fn serve_batch(&mut self) -> Result<bool, End> {
-        let more = self.reap();
+        let more = self.reap()?;
         let memory = Arc::clone(self.ring.memory());
         let mut taken = 0;
         let mut most = self.batch.begin(self.waiting().saturating_sub(1));
@@ -309,25 +310,30 @@ impl Service {
     }
 
     /// Goes on with some of what was fetched; `true` when there may be more.
-    fn reap(&mut self) -> bool {
-        if !self.reads.are_waiting() {
-            return false;
-        }
+    fn reap(&mut self) -> Result<bool, RingError> {
+        let most = (self.reads.waiting() / 2).clamp(SHOWN_TOGETHER, FETCHED_BATCH);
         let mut ended = std::mem::take(&mut self.ended);
-        let memory = self.ring.memory();
-        let more = self.reads.reap(memory, &mut ended, FETCHED_BATCH);
-        for one in ended.drain(..) {
-            self.end(one.ticket, one.into_outcome());
+        let (mut count, mut len_bytes, mut more) = (0, 0, self.reads.are_waiting());
+        let mut shown = Ok(());
+        while more && count < most && len_bytes < FETCHED_BATCH_LEN_BYTES {
+            let memory = self.ring.memory();
+            more = self.reads.reap(memory, &mut ended, SHOWN_TOGETHER);
+            count += ended.len();
+            for one in ended.drain(..) {
+                len_bytes += u64::from(one.delivered_bytes);
+                self.end(one.ticket, one.into_outcome());
+            }
+            shown = shown.and_then(|()| self.ring.publish());
         }
         self.ended = ended;
-        more
+        shown.map(|()| more)
     }
 
     /// Waits for what is under way, but not for ever: what the disk does not answer in time is put back.
     fn drain(&mut self) -> Result<(), RingError> {
         let deadline = Instant::now() + STOP_DEADLINE;
         loop {
-            let more = self.reap();
+            let more = self.reap()?;
             self.give_back()?;
             if more {
                 continue;

@@ -1,6 +1,7 @@
 //! One guest request: parsed to a plain value, executed, brought to its single outcome.
 
 mod asked;
+mod chances;
 mod decode_ahead;
 mod execute;
 mod join;
@@ -16,6 +17,6 @@ pub use execute::{ExecuteError, Plan, Span, plan};
 pub(crate) use outcome::chain_text;
 pub use outcome::{Outcome, Status, Verdict};
 pub use parse::{ParseError, Parsed, Request, parse};
-pub(crate) use read::{Missing, Performer, Progress, Read};
+pub(crate) use read::{Look, Missing, Performer, Progress, Read};
 pub(crate) use reads::{Ended, Reads};
 pub(crate) use room::Room;

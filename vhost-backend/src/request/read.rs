@@ -34,6 +34,32 @@ pub(crate) enum Progress {
     Waiting,
 }
 
+/// What is looked for before it has to be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Everything.
+    Everywhere,
+    /// What the kernel cannot wait for without a thread.
+    BeforeThreads,
+    /// Nothing: the disk is not to be touched.
+    Nowhere,
+}
+
+impl Look {
+    /// Whether bytes of this layer are looked for.
+    fn is_for(self, source: &dyn ReadAt) -> bool {
+        let waits_without_thread = || {
+            let file = source.file_range();
+            file.is_some_and(|(file, _)| file.waits_without_thread())
+        };
+        match self {
+            Self::Everywhere => true,
+            Self::BeforeThreads => !waits_without_thread(),
+            Self::Nowhere => false,
+        }
+    }
+}
+
 /// A part of a read that has to be fetched.
 #[derive(Debug)]
 pub(crate) struct Missing {
@@ -50,7 +76,7 @@ pub(crate) struct Performer {
     decoder: Decoder,
     /// Stored bytes of compressed blocks.
     stored: Vec<u8>,
-    touches_disk: bool,
+    look: Look,
     ahead: DecodeAhead,
 }
 
@@ -91,13 +117,13 @@ impl Performer {
             plan: Plan::default(),
             decoder: Decoder::new(),
             stored: Vec::new(),
-            touches_disk: true,
+            look: Look::Everywhere,
         }
     }
 
-    /// Whether to look for what is at hand. Otherwise everything has to be fetched.
-    pub(crate) fn set_touches_disk(&mut self, touches: bool) {
-        self.touches_disk = touches;
+    /// What to look for from now on. Everything else has to be fetched.
+    pub(crate) fn set_look(&mut self, look: Look) {
+        self.look = look;
     }
 
     /// Goes on with a read until its end, or until something of a piece has to be fetched, which is added to `missing`.
@@ -196,7 +222,8 @@ impl Performer {
                 Ok(None)
             }
             Origin::Plain { ordinal, stored } => {
-                let source = self.image.stored(*ordinal).filter(|_| self.touches_disk);
+                let source = self.image.stored(*ordinal);
+                let source = source.filter(|source| self.look.is_for(*source));
                 let file = source.and_then(ReadAt::file_range);
                 let read = file.map_or(0, |(file, start)| {
                     let offset = start.saturating_add(stored.start);
@@ -242,7 +269,7 @@ impl Performer {
         let position = at(usize::try_from(skipped).unwrap_or(usize::MAX));
         if let Some((ordinal, range)) = step.stored()
             && let Some(source) = self.image.stored(ordinal)
-            && self.touches_disk
+            && self.look.is_for(source)
         {
             let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
             let stored = grown(&mut self.stored, len);

@@ -17,15 +17,21 @@ use crate::limits::{
     MAX_FETCHES, MAX_PIECE_LEN_BYTES, MAX_QUEUE_FETCH_LEN_BYTES, MAX_QUEUED_FETCHES,
 };
 use crate::queue::{Buffer, Ticket};
+use crate::request::chances::Chances;
 use crate::request::join::{Joined, Want, join};
 use crate::request::read_ahead::ReadAhead;
-use crate::request::{ExecuteError, Missing, Outcome, Performer, Progress, Read, Span, Verdict};
+use crate::request::{
+    ExecuteError, Look, Missing, Outcome, Performer, Progress, Read, Span, Verdict,
+};
 
 /// Most bytes of buffers that are kept for the next fetches while nothing is under way.
 const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
 
 /// A disk that is asked for no more bytes than this at a time has little to do.
 const MAX_LITTLE_LEN_BYTES: usize = 256 << 10;
+
+/// Longest read that is left to the engine without a look. Of longer ones, the copy from there is what costs.
+const MAX_UNSEEN_LEN_BYTES: u64 = 16 << 10;
 
 /// How long a disk may take before it is held to be dead for the time being.
 const SILENCE: Duration = Duration::from_millis(100);
@@ -47,6 +53,7 @@ pub(crate) struct Reads {
     last_news: Instant,
     /// The fetch that was asked for while there was no other, and when, unless much has been asked for since.
     lone: Option<(usize, Instant)>,
+    chances: Chances,
     ahead: ReadAhead,
     /// What is kept from one read to the next.
     missing: Vec<Missing>,
@@ -100,6 +107,7 @@ impl Reads {
             asked_bytes: 0,
             last_news: Instant::now(),
             lone: None,
+            chances: Chances::default(),
             ahead: ReadAhead::default(),
             missing: Vec::new(),
             spare_reads: Vec::new(),
@@ -122,6 +130,11 @@ impl Reads {
         !self.flights.is_empty()
     }
 
+    /// How many reads wait for the disk.
+    pub(crate) fn waiting(&self) -> usize {
+        self.flights.len()
+    }
+
     /// Whether so much waits for the disk that nothing should be added.
     pub(crate) fn are_too_many(&self) -> bool {
         self.queued.len() >= MAX_QUEUED_FETCHES
@@ -139,8 +152,19 @@ impl Reads {
         let range = span.range();
         let mut read = self.spare_reads.pop().unwrap_or_default();
         read.begin(span, writable);
-        self.performer.set_touches_disk(!self.disk_is_silent());
+        let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
+        let look = if self.disk_is_silent() {
+            Look::Nowhere
+        } else if is_short && self.engine.asks_together() && !self.chances.are_good() {
+            Look::BeforeThreads
+        } else {
+            Look::Everywhere
+        };
+        self.performer.set_look(look);
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
+        if is_short && look == Look::Everywhere {
+            self.chances.learn(progress == Progress::Done);
+        }
         if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
             self.engine.read_ahead(ahead);
         }
@@ -274,7 +298,11 @@ impl Reads {
         if self.fetches.is_empty() {
             return false;
         }
-        self.performer.set_touches_disk(!self.disk_is_silent());
+        self.performer.set_look(if self.disk_is_silent() {
+            Look::Nowhere
+        } else {
+            Look::Everywhere
+        });
         while ended.len() < most
             && let Some(Fetched { id, buffer, result }) = self.engine.take()
         {

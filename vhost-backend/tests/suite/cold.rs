@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blob::test_util::{Fault, FaultyBlob, Stall, StallingBlob, noise};
-use blob::{FileBlob, MemoryBlob, ReadAt};
+use blob::{FileBlob, MemoryBlob, ReadAt, ReadError};
 use image::Image;
 use rustix::fs::{Advice, fadvise};
 use vhost_backend::device::Device;
@@ -103,6 +104,7 @@ fn neighbours_share_a_fetch_and_so_do_those_that_come_later() {
     driver.kick(0);
     wait_until("the read", || stall.waiting() > 0);
     // A batch may have begun before all were offered, but what is under way is not asked for again.
+    std::thread::sleep(Duration::from_millis(50));
     let before = stall.waiting();
     for slot in 8..16 {
         ask(&mut driver, slot, 0, 100, 512);
@@ -336,7 +338,10 @@ fn every_byte_is_right_whoever_waits_for_the_disk() {
                 (next() << 16 | next() << 8 | next()) % below
             };
             for round in 0..60 {
-                cold.drop_caches();
+                // Also where reads are missing their bytes no more, as they were a moment ago.
+                if !(24..36).contains(&round) {
+                    cold.drop_caches();
+                }
                 let mut asked = Vec::new();
                 for slot in 0..32_u16 {
                     // Far apart, side by side, and everything at once.
@@ -363,6 +368,83 @@ fn every_byte_is_right_whoever_waits_for_the_disk() {
             }
         }
     }
+}
+
+/// A file, and how often something was looked for in it.
+struct LookedAt {
+    file: FileBlob,
+    looks: Arc<AtomicU64>,
+}
+
+impl ReadAt for LookedAt {
+    fn len_bytes(&self) -> u64 {
+        self.file.len_bytes()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        self.file.read_ready_at(buf, offset)
+    }
+
+    fn file_range(&self) -> Option<(&FileBlob, u64)> {
+        Some((&self.file, 0))
+    }
+}
+
+#[test]
+fn reads_are_asked_for_unseen_while_looking_finds_nothing() {
+    const READS: u64 = 480;
+    let mut disk = vec![0; DISK_SECTORS * 512];
+    let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let stored = compress(&bytes, zfile::Algorithm::Lz4, 4096);
+    std::fs::write(file.path(), stored).unwrap();
+    file.as_file().sync_all().unwrap();
+    let looks = Arc::new(AtomicU64::new(0));
+    let looked_at = LookedAt {
+        file: FileBlob::open(file.path()).unwrap(),
+        looks: Arc::clone(&looks),
+    };
+    let is_cold = || {
+        fadvise(file.as_file(), 0, None, Advice::DontNeed).unwrap();
+        looked_at.file.read_ready_at(&mut [0; 4096], 1 << 20) == 0
+    };
+    if !is_cold() || !looked_at.file.waits_without_thread() || io_uring::IoUring::new(1).is_err() {
+        eprintln!(
+            "SKIPPED: no io_uring, or files in {:?} are always in memory",
+            file.path()
+        );
+        return;
+    }
+    let blobs: Vec<(PathBuf, Box<dyn ReadAt>)> =
+        vec![(file.path().to_owned(), Box::new(looked_at))];
+    let device = device_with(blobs);
+    let (mut driver, _served) = driver(&device, !IN_ORDER, true);
+    let mut read = |number: u64, drop_caches: bool| {
+        if drop_caches {
+            fadvise(file.as_file(), 0, None, Advice::DontNeed).unwrap();
+        }
+        let sector = 8 * (number * 101 % (DISK_SECTORS as u64 / 8));
+        ask(&mut driver, 0, 0, sector, 4096);
+        driver.kick(0);
+        driver.wait(0);
+        check(&driver, &disk, 0, sector, 4096);
+    };
+    let mut reads = |drop_caches| {
+        let before = looks.load(Ordering::Relaxed);
+        (0..READS).for_each(|number| read(number, drop_caches));
+        looks.load(Ordering::Relaxed) - before
+    };
+    let missed = reads(true);
+    assert!(missed < READS / 4, "{missed} of {READS}");
+    // It is all in memory from now on, which is noticed in time.
+    reads(false);
+    let found = reads(false);
+    assert!(found > READS * 3 / 4, "{found} of {READS}");
 }
 
 #[test]
