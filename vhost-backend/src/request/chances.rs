@@ -75,11 +75,13 @@ mod tests {
     #[test]
     fn what_is_not_is_looked_for_seldom_and_never_given_up() {
         let mut chances = Chances::default();
-        let count = looks(&mut chances, 1608, |_| false);
-        assert_eq!(count, 8 + 1600 / READS_PER_LOOK);
+        let misses = COLD_WEIGHT / MISS_WEIGHT;
+        let count = looks(&mut chances, misses + 100 * READS_PER_LOOK, |_| false);
+        assert_eq!(count, misses + 100);
         // It has come meanwhile: after some finds all look again.
-        let count = looks(&mut chances, 1064, |_| true);
-        assert_eq!(count, 4 + 1000);
+        let finds = COLD_WEIGHT / RARE_FIND_WEIGHT;
+        let count = looks(&mut chances, finds * READS_PER_LOOK + 1000, |_| true);
+        assert_eq!(count, finds + 1000);
     }
 
     #[test]

@@ -153,13 +153,7 @@ impl Reads {
         let mut read = self.spare_reads.pop().unwrap_or_default();
         read.begin(span, writable);
         let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
-        let look = if self.disk_is_silent() {
-            Look::Nowhere
-        } else if is_short && self.engine.asks_together() && !self.chances.are_good() {
-            Look::BeforeThreads
-        } else {
-            Look::Everywhere
-        };
+        let look = self.look(is_short);
         self.performer.set_look(look);
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
         if is_short && look == Look::Everywhere {
@@ -181,6 +175,17 @@ impl Reads {
         let id = self.flights.insert(flight);
         self.want(id);
         None
+    }
+
+    /// What the next read is to look for.
+    fn look(&mut self, is_short: bool) -> Look {
+        if self.disk_is_silent() {
+            Look::Nowhere
+        } else if is_short && self.engine.asks_together() && !self.chances.are_good() {
+            Look::BeforeThreads
+        } else {
+            Look::Everywhere
+        }
     }
 
     /// Whether something has been asked for and nothing has come for a while. Reads that are not to wait for the disk can
@@ -298,11 +303,8 @@ impl Reads {
         if self.fetches.is_empty() {
             return false;
         }
-        self.performer.set_look(if self.disk_is_silent() {
-            Look::Nowhere
-        } else {
-            Look::Everywhere
-        });
+        let look = self.look(false);
+        self.performer.set_look(look);
         while ended.len() < most
             && let Some(Fetched { id, buffer, result }) = self.engine.take()
         {
