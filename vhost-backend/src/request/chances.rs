@@ -25,6 +25,11 @@ pub(super) struct Chances {
 }
 
 impl Chances {
+    /// Whether most reads do not look.
+    pub(super) fn is_cold(&self) -> bool {
+        self.is_cold
+    }
+
     /// Whether the next read is to look.
     pub(super) fn are_good(&mut self) -> bool {
         if self.is_cold {

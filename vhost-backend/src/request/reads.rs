@@ -33,6 +33,10 @@ const MAX_LITTLE_LEN_BYTES: usize = 256 << 10;
 /// Longest read that is left to the engine without a look. Of longer ones, the copy from there is what costs.
 const MAX_UNSEEN_LEN_BYTES: u64 = 16 << 10;
 
+/// How long a look takes at most that finds its bytes in the page cache; decoding a large block may take longer, and then
+/// a look more or less is nothing.
+const QUICK_FIND: Duration = Duration::from_micros(50);
+
 /// How long a disk may take before it is held to be dead for the time being.
 const SILENCE: Duration = Duration::from_millis(100);
 
@@ -154,10 +158,13 @@ impl Reads {
         read.begin(span, writable);
         let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
         let look = self.look(is_short);
+        let rare = self.chances.is_cold().then(Instant::now);
         self.performer.set_look(look);
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
         if is_short && look == Look::Everywhere {
-            self.chances.learn(progress == Progress::Done);
+            // What came so late came from the disk, which was waited for all the same.
+            let is_quick = rare.is_none_or(|begun| begun.elapsed() < QUICK_FIND);
+            self.chances.learn(progress == Progress::Done && is_quick);
         }
         if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
             self.engine.read_ahead(ahead);

@@ -272,13 +272,20 @@ impl Driver {
 
     /// Makes descriptor `head` available without kicking.
     pub(crate) fn offer(&mut self, at: usize, head: u16) {
+        self.offer_together(at, &[head]);
+    }
+
+    /// Makes several available at the same moment.
+    pub(crate) fn offer_together(&mut self, at: usize, heads: &[u16]) {
         let ring = &mut self.rings[at];
-        let entry = ring.base + AVAIL + 4 + 2 * u64::from(ring.next_avail % ring.size);
-        self.guest
-            .memory
-            .write_obj(head, GuestAddress(entry))
-            .unwrap();
-        ring.next_avail = ring.next_avail.wrapping_add(1);
+        for head in heads {
+            let entry = ring.base + AVAIL + 4 + 2 * u64::from(ring.next_avail % ring.size);
+            self.guest
+                .memory
+                .write_obj(*head, GuestAddress(entry))
+                .unwrap();
+            ring.next_avail = ring.next_avail.wrapping_add(1);
+        }
         let index = GuestAddress(ring.base + AVAIL + 2);
         self.guest
             .memory
