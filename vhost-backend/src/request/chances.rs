@@ -2,8 +2,8 @@
 //!
 //! A look that finds nothing is dear: it makes the kernel ask the disk for this one read, and below a virtual machine that
 //! is an exit to the host. Reads that are handed to the kernel together are asked for together; to find there what is in
-//! the page cache after all costs little more than a look. So while reads are missing their bytes, only some of them
-//! look, to learn when that changes.
+//! the page cache after all costs little more than a look. So while reads are missing their bytes, of those that come while
+//! others wait only some look, to learn when that changes. One that is alone is asked for alone anyway, and teaches nothing.
 
 /// As many finds outweigh a miss, for it costs about as many times what is lost where a read that would find does not look.
 const MISS_WEIGHT: u32 = 4;

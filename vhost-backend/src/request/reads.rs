@@ -30,8 +30,9 @@ const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
 /// A disk that is asked for no more bytes than this at a time has little to do.
 const MAX_LITTLE_LEN_BYTES: usize = 256 << 10;
 
-/// Longest read that is left to the engine without a look. Of longer ones, the copy from there is what costs.
-const MAX_UNSEEN_LEN_BYTES: u64 = 16 << 10;
+/// Longest read that is left to the engine without a look. A look makes the disk begin with this one read, while what is
+/// handed over together is begun together: of longer ones, that gains more than it costs.
+const MAX_UNSEEN_LEN_BYTES: u64 = 8 << 10;
 
 /// How long a look takes at most that finds its bytes in the page cache; decoding a large block may take longer, and then
 /// a look more or less is nothing.
@@ -158,12 +159,13 @@ impl Reads {
         read.begin(span, writable);
         let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
         let look = self.look(is_short);
-        let rare = self.chances.is_cold().then(Instant::now);
+        let learns = is_short && look == Look::Everywhere && self.has_company();
+        let begun = (learns && self.chances.is_cold()).then(Instant::now);
         self.performer.set_look(look);
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
-        if is_short && look == Look::Everywhere {
-            // What came so late came from the disk, which was waited for all the same.
-            let is_quick = rare.is_none_or(|begun| begun.elapsed() < QUICK_FIND);
+        if learns {
+            // While looks are rare, what came late came from the disk, which was waited for all the same.
+            let is_quick = begun.is_none_or(|begun| begun.elapsed() < QUICK_FIND);
             self.chances.learn(progress == Progress::Done && is_quick);
         }
         if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
@@ -188,11 +190,16 @@ impl Reads {
     fn look(&mut self, is_short: bool) -> Look {
         if self.disk_is_silent() {
             Look::Nowhere
-        } else if is_short && self.engine.asks_together() && !self.chances.are_good() {
+        } else if is_short && self.has_company() && !self.chances.are_good() {
             Look::BeforeThreads
         } else {
             Look::Everywhere
         }
+    }
+
+    /// Whether what the next read misses is likely to be asked for together with what others miss.
+    fn has_company(&self) -> bool {
+        !self.flights.is_empty() && self.engine.asks_together()
     }
 
     /// Whether something has been asked for and nothing has come for a while. Reads that are not to wait for the disk can

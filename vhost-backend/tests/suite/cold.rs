@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blob::test_util::{Fault, FaultyBlob, Stall, StallingBlob, noise};
@@ -377,11 +377,11 @@ fn every_byte_is_right_whoever_waits_for_the_disk() {
     }
 }
 
-/// A file that counts how often something was looked for in it, and may hide that it is there.
+/// A file that counts how often something was looked for in it, and hides what is there below an offset.
 struct LookedAt {
     file: FileBlob,
     looks: Arc<AtomicU64>,
-    hides: Arc<AtomicBool>,
+    hidden_bytes: Arc<AtomicU64>,
 }
 
 impl ReadAt for LookedAt {
@@ -395,7 +395,7 @@ impl ReadAt for LookedAt {
 
     fn read_ready_at(&self, buf: &mut [u8], offset: u64) -> usize {
         self.looks.fetch_add(1, Ordering::Relaxed);
-        if self.hides.load(Ordering::Relaxed) {
+        if offset < self.hidden_bytes.load(Ordering::Relaxed) {
             return 0;
         }
         self.file.read_ready_at(buf, offset)
@@ -407,19 +407,21 @@ impl ReadAt for LookedAt {
 }
 
 #[test]
-fn reads_are_asked_for_unseen_while_looking_finds_nothing() {
+fn reads_in_company_are_asked_for_unseen_while_looking_finds_nothing() {
     const READS: u64 = 480;
+    const BLOCKS: u64 = DISK_SECTORS as u64 / 8;
     let mut disk = vec![0; DISK_SECTORS * 512];
     let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
     let stored = compress(&bytes, zfile::Algorithm::Lz4, 4096);
+    let middle = stored.len() as u64 / 2;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), stored).unwrap();
     let looks = Arc::new(AtomicU64::new(0));
-    let hides = Arc::new(AtomicBool::new(true));
+    let hidden_bytes = Arc::new(AtomicU64::new(u64::MAX));
     let looked_at = LookedAt {
         file: FileBlob::open(file.path()).unwrap(),
         looks: Arc::clone(&looks),
-        hides: Arc::clone(&hides),
+        hidden_bytes: Arc::clone(&hidden_bytes),
     };
     if !looked_at.file.waits_without_thread() || io_uring::IoUring::new(1).is_err() {
         let place = file.path().display();
@@ -430,23 +432,33 @@ fn reads_are_asked_for_unseen_while_looking_finds_nothing() {
         vec![(file.path().to_owned(), Box::new(looked_at))];
     let device = device_with(blobs);
     let (mut driver, _served) = driver(&device, !IN_ORDER, true);
-    let mut looks_of_reads = || {
+    // Of those that are asked for together, the first is in the lower third of the disk, and the others in the upper.
+    let mut looks_of_reads = |together: u16| {
         let before = looks.load(Ordering::Relaxed);
-        for number in 0..READS {
-            let sector = 8 * (number * 389 % (DISK_SECTORS as u64 / 8));
-            ask(&mut driver, 0, 0, sector, 4096);
+        for first in (0..READS).step_by(usize::from(together)) {
+            let slots = (0..together).map(|slot| {
+                let place = (first + u64::from(slot)) * 389 % (BLOCKS / 3);
+                let upper = if slot == 0 { 0 } else { BLOCKS * 2 / 3 };
+                (slot, 8 * (place + upper))
+            });
+            let describe = |(slot, sector)| describe(&mut driver, slot, 0, sector, 4096);
+            let heads: Vec<u16> = slots.clone().map(describe).collect();
+            driver.offer_together(0, &heads);
             driver.kick(0);
-            driver.wait(0);
-            check(&driver, &disk, 0, sector, 4096);
+            heads.iter().for_each(|_| drop(driver.wait(0)));
+            for (slot, sector) in slots {
+                check(&driver, &disk, slot, sector, 4096);
+            }
         }
         looks.load(Ordering::Relaxed) - before
     };
-    let missed = looks_of_reads();
+    let missed = looks_of_reads(8);
     assert!(missed < READS / 4, "{missed} of {READS}");
-    // All of it is found from now on, which is noticed in time.
-    hides.store(false, Ordering::Relaxed);
-    looks_of_reads();
-    let found = looks_of_reads();
+    assert_eq!(looks_of_reads(1), READS, "alone");
+    // All but the first of eight are found from now on, which is noticed in time.
+    hidden_bytes.store(middle, Ordering::Relaxed);
+    looks_of_reads(8);
+    let found = looks_of_reads(8);
     assert!(found > READS * 3 / 4, "{found} of {READS}");
 }
 

@@ -211,6 +211,7 @@ fn cases(group: Group) -> Vec<Case> {
         // `fio` is never woken by another process either.
         Case::new(Pattern::RandomApart, 4 << 10, 32).spinning(),
         Case::new(Pattern::RandomApart, 4 << 10, 32),
+        Case::new(Pattern::RandomApart, 16 << 10, 32),
         Case::new(Pattern::SequentialOnce, 4 << 10, 1),
         // What a guest's kernel asks for when a program in it reads a file.
         Case::new(Pattern::SequentialOnce, 128 << 10, 2),
