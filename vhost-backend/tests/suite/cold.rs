@@ -445,7 +445,9 @@ fn reads_in_company_are_asked_for_unseen_while_looking_finds_nothing() {
             let heads: Vec<u16> = slots.clone().map(describe).collect();
             driver.offer_together(0, &heads);
             driver.kick(0);
-            heads.iter().for_each(|_| drop(driver.wait(0)));
+            for _ in &heads {
+                assert_eq!(driver.wait(0).used_len, 4097);
+            }
             for (slot, sector) in slots {
                 check(&driver, &disk, slot, sector, 4096);
             }
