@@ -158,8 +158,9 @@ impl Reads {
         let mut read = self.spare_reads.pop().unwrap_or_default();
         read.begin(span, writable);
         let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
-        let look = self.look(is_short);
-        let learns = is_short && look == Look::Everywhere && self.has_company();
+        let may_go_unseen = is_short && self.has_company();
+        let look = self.look(may_go_unseen);
+        let learns = may_go_unseen && look == Look::Everywhere;
         let begun = (learns && self.chances.is_cold()).then(Instant::now);
         self.performer.set_look(look);
         let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
@@ -187,10 +188,10 @@ impl Reads {
     }
 
     /// What the next read is to look for.
-    fn look(&mut self, is_short: bool) -> Look {
+    fn look(&mut self, may_go_unseen: bool) -> Look {
         if self.disk_is_silent() {
             Look::Nowhere
-        } else if is_short && self.has_company() && !self.chances.are_good() {
+        } else if may_go_unseen && !self.chances.are_good() {
             Look::BeforeThreads
         } else {
             Look::Everywhere
