@@ -127,6 +127,18 @@ impl FileBlob {
         self.promptness == Promptness::OnDemand
     }
 
+    /// Tells the kernel whether what comes next is read in order: it reads twice as far ahead then. Holds for whoever reads
+    /// this file, until somebody says otherwise.
+    pub fn expect_order(&self, in_order: bool) {
+        let advice = if in_order {
+            Advice::Sequential
+        } else {
+            Advice::Normal
+        };
+        // Advice is free to be ignored.
+        let _advised = rustix::fs::fadvise(&self.file, 0, None, advice);
+    }
+
     /// What a read means that found the end of the file at byte `offset`, where the file was longer when it was
     /// opened.
     #[must_use]

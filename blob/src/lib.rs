@@ -28,6 +28,7 @@
 mod error;
 mod file;
 mod memory;
+mod page_buffer;
 pub mod tar;
 #[cfg(feature = "test-util")]
 pub mod test_util;
@@ -36,6 +37,7 @@ mod window;
 pub use error::{ReadError, ReadErrorKind};
 pub use file::{FileBlob, FileOpenError, is_in_memory};
 pub use memory::MemoryBlob;
+pub use page_buffer::PageBuffer;
 pub use window::{Window, WindowError};
 
 use std::sync::Arc;

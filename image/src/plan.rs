@@ -65,11 +65,46 @@ impl Step {
     ///
     /// [`ReadErrorKind::OutOfRange`] when it is not.
     pub fn without_first(&self, image: &Image, len: usize) -> Result<Self, ReadFailure> {
-        self.narrowed(image, len, 0).map_err(|source| ReadFailure {
+        self.narrowed(image, len, 0)
+            .map_err(|source| self.failure(source))
+    }
+
+    /// The beginning of the same step: `len` bytes, and what else of it is in the block they end in. All of it, if that is
+    /// no more.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadErrorKind::OutOfRange`] when it is not one of this image.
+    pub fn first(&self, image: &Image, len: usize) -> Result<Self, ReadFailure> {
+        let len = match &self.origin {
+            Origin::Blocks { ordinal, run } => image
+                .zfile(*ordinal)
+                .map_or(len, |zfile| zfile.whole_blocks(run, len)),
+            Origin::Zero | Origin::Plain { .. } => len,
+        };
+        let dropped = self.len.saturating_sub(len);
+        self.narrowed(image, 0, dropped)
+            .map_err(|source| self.failure(source))
+    }
+
+    /// How many bytes of the step, from its beginning on, are made of the first `stored_bytes` of its stored bytes.
+    #[must_use]
+    pub fn len_within(&self, image: &Image, stored_bytes: usize) -> usize {
+        match &self.origin {
+            Origin::Zero => self.len,
+            Origin::Plain { .. } => stored_bytes.min(self.len),
+            Origin::Blocks { ordinal, run } => image
+                .zfile(*ordinal)
+                .map_or(0, |zfile| zfile.content_within(run, stored_bytes)),
+        }
+    }
+
+    fn failure(&self, source: ReadError) -> ReadFailure {
+        ReadFailure {
             disk_offset: self.disk_offset,
             layer: None,
             source,
-        })
+        }
     }
 
     /// The same step without its first `skipped` and its last `dropped` bytes, of which something is left.

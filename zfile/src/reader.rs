@@ -129,6 +129,42 @@ impl<S: ReadAt> ZFile<S> {
         })
     }
 
+    /// How many bytes of the content of `run`, from its beginning on, are in blocks that lie in the first `stored_bytes`
+    /// of its stored bytes. No I/O.
+    pub fn content_within(&self, run: &BlockRun, stored_bytes: usize) -> usize {
+        let stored = u64::try_from(stored_bytes).unwrap_or(u64::MAX);
+        let limit = run.stored.start.saturating_add(stored);
+        let ends_within = |block: u64| {
+            let end = self.table.start(block.saturating_add(1));
+            end.is_some_and(|end| end <= limit)
+        };
+        let mut left = run.blocks.clone();
+        while left.start < left.end {
+            let middle = left.start.midpoint(left.end);
+            if ends_within(middle) {
+                left.start = middle.saturating_add(1);
+            } else {
+                left.end = middle;
+            }
+        }
+        self.content_before(run, left.start)
+    }
+
+    /// How many bytes of the content of `run`, from its beginning on, its first `len_bytes` bytes are together with what
+    /// else is wanted of the block they end in. No I/O.
+    pub fn whole_blocks(&self, run: &BlockRun, len_bytes: usize) -> usize {
+        let len = u64::try_from(len_bytes).unwrap_or(u64::MAX);
+        let block_size = u64::from(self.info.block_size_bytes.max(1));
+        let end = run.content.start.saturating_add(len);
+        self.content_before(run, end.div_ceil(block_size))
+    }
+
+    /// How many bytes of the content of `run` lie before this block.
+    fn content_before(&self, run: &BlockRun, block: u64) -> usize {
+        let end = block.saturating_mul(u64::from(self.info.block_size_bytes));
+        length(&(run.content.start..end.min(run.content.end)))
+    }
+
     /// The blocks of `run`, to be checked and decoded one after another. No I/O.
     ///
     /// `stored` are the bytes [`BlockRun::stored`] of the source.

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use blob::ReadError;
+use blob::{PageBuffer, ReadError};
 use rustix::event::EventfdFlags;
 
 use crate::device::Device;
@@ -37,14 +37,14 @@ pub(crate) struct Fetch {
     /// Where in its blob they start, as [`image::Image::stored`] counts.
     pub(crate) offset: u64,
     /// Where they go.
-    pub(crate) buffer: Vec<u8>,
+    pub(crate) buffer: PageBuffer,
 }
 
 /// A [`Fetch`] that has come to its end.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) id: usize,
-    pub(crate) buffer: Vec<u8>,
+    pub(crate) buffer: PageBuffer,
     pub(crate) result: Result<(), ReadError>,
 }
 

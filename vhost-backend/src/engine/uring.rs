@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use blob::{FileBlob, ReadAt, ReadError, ReadErrorKind};
+use blob::{FileBlob, PageBuffer, ReadAt, ReadError, ReadErrorKind};
 use image::Image;
 use slab::Slab;
 
@@ -114,7 +114,7 @@ impl UringReads {
     }
 
     /// Asks for the rest of a read that came short.
-    fn go_on(&mut self, image: &Image, key: usize, buffer: Vec<u8>) -> Option<Fetched> {
+    fn go_on(&mut self, image: &Image, key: usize, buffer: PageBuffer) -> Option<Fetched> {
         let one = self.under_way.get(key)?;
         let (done, at) = (one.done, one.offset.saturating_add(one.done as u64));
         let failed = match file_of(image, one.ordinal) {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blob::PageBuffer;
 use image::{Image, Origin, Plan, Reader};
 
 use crate::limits::MAX_DECODED_AHEAD_LEN_BYTES;
@@ -32,7 +33,7 @@ pub(crate) struct DecodeAhead {
     plan: Plan,
     /// Without gaps between them but for what is not worth it, in the order of the disk.
     chunks: VecDeque<Chunk>,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<PageBuffer>,
     /// Behind the last byte of the foremost read.
     front: u64,
     /// What lies before this was looked at.
@@ -58,7 +59,7 @@ struct Pace {
 #[derive(Debug)]
 struct Chunk {
     range: Range<u64>,
-    content: Vec<u8>,
+    content: PageBuffer,
     is_used: bool,
 }
 
@@ -153,7 +154,7 @@ impl DecodeAhead {
         if self.is_worth_it(&range) {
             let mut content = self.spare.pop().unwrap_or_default();
             let len = usize::try_from(range.end - range.start).unwrap_or_default();
-            content.resize(len, 0);
+            content.resized(len);
             let image = &self.image;
             let reader = self
                 .reader

@@ -133,6 +133,11 @@ impl Span {
         self.offset += len as u64;
         (len > 0).then_some((offset, len))
     }
+
+    /// The last `len` bytes of the last piece are to be read later.
+    pub fn put_off(&mut self, len: usize) {
+        self.offset = self.offset.saturating_sub(len as u64);
+    }
 }
 
 #[cfg(test)]

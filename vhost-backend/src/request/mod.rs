@@ -11,6 +11,7 @@ mod read;
 mod read_ahead;
 mod reads;
 mod room;
+mod turns;
 
 pub(crate) use asked::{Asked, Gathered, Reading};
 pub use execute::{ExecuteError, Plan, Span, plan};

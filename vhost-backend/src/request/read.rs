@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use blob::{ReadAt, ReadError};
+use blob::{PageBuffer, ReadAt, ReadError};
 use image::{Decoder, Image, Origin, Plan, ReadFailure, Step};
 
 use crate::guest::GuestMemory;
@@ -11,6 +11,9 @@ use crate::queue::Buffer;
 use crate::request::decode_ahead::DecodeAhead;
 use crate::request::room::{Room, Writer};
 use crate::request::{ExecuteError, Span};
+
+/// What is fetched at a time of reads that are in order: what comes with it is looked for then, and needs no copy.
+const MAX_IN_ORDER_LEN_BYTES: usize = 16 << 10;
 
 /// A read that was begun.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Read {
     position: u32,
     /// Parts of the piece at hand that are being fetched.
     waiting: usize,
+    /// Whether nothing is looked for behind what has to be fetched, until that is there.
+    is_in_order: bool,
     failure: Option<ExecuteError>,
 }
 
@@ -75,18 +80,19 @@ pub(crate) struct Performer {
     plan: Plan,
     decoder: Decoder,
     /// Stored bytes of compressed blocks.
-    stored: Vec<u8>,
+    stored: PageBuffer,
     look: Look,
     ahead: DecodeAhead,
 }
 
 impl Read {
     /// Begins a read anew, with the buffers of `writable`, which gets those of the read before.
-    pub(crate) fn begin(&mut self, span: Span, writable: &mut Vec<Buffer>) {
+    pub(crate) fn begin(&mut self, span: Span, writable: &mut Vec<Buffer>, is_in_order: bool) {
         std::mem::swap(&mut self.buffers, writable);
         self.span = span;
         self.position = 0;
         self.waiting = 0;
+        self.is_in_order = is_in_order;
         self.failure = None;
     }
 
@@ -116,7 +122,7 @@ impl Performer {
             image,
             plan: Plan::default(),
             decoder: Decoder::new(),
-            stored: Vec::new(),
+            stored: PageBuffer::default(),
             look: Look::Everywhere,
         }
     }
@@ -164,24 +170,42 @@ impl Performer {
         let (offset, len) = (offset + done as u64, len - done);
         let mut plan = std::mem::take(&mut self.plan);
         let result = self.image.plan(offset, len, &mut plan);
-        let mut steps = result
+        let result = result
             .map_err(ExecuteError::from)
-            .map(|()| plan.steps().iter());
-        let result = steps.as_mut().map_or(Ok(()), |steps| {
-            steps.try_for_each(|step| {
-                let room = read.room(memory);
-                if let Some(part) = self.perform(room, step, read.position)? {
-                    missing.push(part);
-                    read.waiting += 1;
-                }
-                // A request is no longer than 32 bits can say.
-                read.position += u32::try_from(step.len).unwrap_or(u32::MAX);
-                Ok(())
-            })
-        });
-        let result = steps.map(drop).and(result);
+            .and_then(|()| self.perform_steps(memory, read, plan.steps(), missing));
         self.plan = plan;
         result
+    }
+
+    fn perform_steps(
+        &mut self,
+        memory: &GuestMemory,
+        read: &mut Read,
+        steps: &[Step],
+        missing: &mut Vec<Missing>,
+    ) -> Result<(), ExecuteError> {
+        let mut left: usize = steps.iter().map(|step| step.len).sum();
+        for step in steps {
+            let part = self.perform(read.room(memory), step, read.position)?;
+            // A request is no longer than 32 bits can say.
+            read.position += u32::try_from(step.len).unwrap_or(u32::MAX);
+            left -= step.len;
+            let Some(mut part) = part else {
+                continue;
+            };
+            read.waiting += 1;
+            if read.is_in_order {
+                let len = part.step.len;
+                part.step = part.step.first(&self.image, MAX_IN_ORDER_LEN_BYTES)?;
+                let later = len - part.step.len;
+                read.position -= u32::try_from(later).unwrap_or(u32::MAX);
+                read.span.put_off(left + later);
+                missing.push(part);
+                break;
+            }
+            missing.push(part);
+        }
+        Ok(())
     }
 
     /// Delivers the first bytes of a piece if they were decoded before they were asked for, and returns how many these
@@ -271,18 +295,16 @@ impl Performer {
             && let Some(source) = self.image.stored(ordinal)
             && self.look.is_for(source)
         {
-            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            let stored = grown(&mut self.stored, len);
-            if source.read_ready_at(stored, range.start) == len {
-                deliver(
-                    &mut self.decoder,
-                    &self.image,
-                    &step,
-                    stored,
-                    room.writer(position),
-                )?;
-                return Ok(None);
+            let stored = self.stored.resized(stored_len(&step));
+            let read = source.read_ready_at(stored, range.start);
+            let done = step.len_within(&self.image, read);
+            if done > 0 {
+                let ready = step.first(&self.image, done)?;
+                let stored = self.stored.get(..stored_len(&ready)).unwrap_or_default();
+                let to = room.writer(position);
+                deliver(&mut self.decoder, &self.image, &ready, stored, to)?;
             }
+            return self.rest(&step, position, done);
         }
         Ok(Some(Missing { step, position }))
     }
@@ -341,10 +363,8 @@ fn deliver(
     Ok(())
 }
 
-/// The first `len` bytes of `buffer`, which grows when it is shorter and never shrinks.
-fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    buffer.get_mut(..len).unwrap_or_default()
+/// How many bytes are stored for a step.
+fn stored_len(step: &Step) -> usize {
+    let range = step.stored().map_or(0..0, |(_, range)| range);
+    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
 }

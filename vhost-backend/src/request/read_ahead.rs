@@ -40,6 +40,22 @@ impl ReadAhead {
         (self.front, self.streak_bytes)
     }
 
+    /// Whether a read belongs to a row of reads that has got long.
+    pub(crate) fn goes_on(&self, read: &Range<u64>) -> bool {
+        self.is_near(read) && self.streak_bytes >= STREAK_MIN_BYTES
+    }
+
+    fn is_near(&self, read: &Range<u64>) -> bool {
+        let behind = self.front.saturating_sub(SLACK_BYTES);
+        let before = self.front.saturating_add(SLACK_BYTES);
+        (behind..=before).contains(&read.start)
+    }
+
+    /// Whether the disk answers so late that the kernel alone does not read far enough ahead.
+    pub(crate) fn disk_is_late(&self) -> bool {
+        self.late_answers >= LATE_ANSWERS
+    }
+
     /// The disk has answered after this time, when it was asked for little.
     pub(crate) fn disk_took(&mut self, time: Duration) {
         // What is read ahead has been waited for by then, in part.
@@ -56,9 +72,7 @@ impl ReadAhead {
     /// Takes notice of a read of the disk, and of whether the disk had to be waited for. Returns what to fetch into the
     /// page cache, if it is time to.
     pub(crate) fn notice(&mut self, read: &Range<u64>, waited: bool) -> Option<Range<u64>> {
-        let behind = self.front.saturating_sub(SLACK_BYTES);
-        let before = self.front.saturating_add(SLACK_BYTES);
-        if !(behind..=before).contains(&read.start) {
+        if !self.is_near(read) {
             *self = Self {
                 front: read.end,
                 late_answers: self.late_answers,
@@ -76,8 +90,7 @@ impl ReadAhead {
         }
         // Nothing has been waited for although there was time to overtake what was read ahead: it is all in memory.
         let in_memory = self.ready_bytes > 2 * WINDOW_MAX_BYTES;
-        let is_quick = self.late_answers < LATE_ANSWERS;
-        if in_memory || is_quick || self.streak_bytes < STREAK_MIN_BYTES {
+        if in_memory || !self.disk_is_late() || self.streak_bytes < STREAK_MIN_BYTES {
             return None;
         }
         let due = self.front.saturating_add(self.window_bytes / 2) >= self.ahead_until;

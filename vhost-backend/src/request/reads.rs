@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use blob::{PageBuffer, ReadAt};
 use slab::Slab;
 use vm_memory::GuestAddress;
 
@@ -20,6 +22,7 @@ use crate::queue::{Buffer, Ticket};
 use crate::request::chances::Chances;
 use crate::request::join::{Joined, Want, join};
 use crate::request::read_ahead::ReadAhead;
+use crate::request::turns::Turns;
 use crate::request::{
     ExecuteError, Look, Missing, Outcome, Performer, Progress, Read, Span, Verdict,
 };
@@ -60,10 +63,11 @@ pub(crate) struct Reads {
     lone: Option<(usize, Instant)>,
     chances: Chances,
     ahead: ReadAhead,
+    turns: Turns<Flight>,
     /// What is kept from one read to the next.
     missing: Vec<Missing>,
     spare_reads: Vec<Read>,
-    spare_buffers: Vec<Vec<u8>>,
+    spare_buffers: Vec<PageBuffer>,
 }
 
 /// A read that waits for the disk.
@@ -71,6 +75,8 @@ pub(crate) struct Reads {
 struct Flight {
     ticket: Ticket,
     status_address: Option<GuestAddress>,
+    /// Whether it goes on where others have read.
+    is_in_row: bool,
     read: Read,
 }
 
@@ -114,6 +120,7 @@ impl Reads {
             lone: None,
             chances: Chances::default(),
             ahead: ReadAhead::default(),
+            turns: Turns::default(),
             missing: Vec::new(),
             spare_reads: Vec::new(),
             spare_buffers: Vec::new(),
@@ -132,17 +139,17 @@ impl Reads {
 
     /// Whether any read waits for the disk.
     pub(crate) fn are_waiting(&self) -> bool {
-        !self.flights.is_empty()
+        self.waiting() > 0
     }
 
     /// How many reads wait for the disk.
     pub(crate) fn waiting(&self) -> usize {
-        self.flights.len()
+        self.flights.len() + self.turns.held()
     }
 
     /// Whether so much waits for the disk that nothing should be added.
     pub(crate) fn are_too_many(&self) -> bool {
-        self.queued.len() >= MAX_QUEUED_FETCHES
+        self.queued.len() + self.turns.held() >= MAX_QUEUED_FETCHES
     }
 
     /// Begins a read into the buffers of `writable`. `None` when it waits for the disk.
@@ -156,35 +163,81 @@ impl Reads {
     ) -> Option<Ended> {
         let range = span.range();
         let mut read = self.spare_reads.pop().unwrap_or_default();
-        read.begin(span, writable);
+        let is_in_row = self.ahead.goes_on(&range);
+        if !is_in_row {
+            self.end_row();
+        }
+        let is_in_order = is_in_row && !self.ahead.disk_is_late();
+        read.begin(span, writable, is_in_order);
+        let mut flight = Flight {
+            ticket,
+            status_address,
+            is_in_row,
+            read,
+        };
+        if is_in_order && self.turns.are_others_first() {
+            self.turns.hold(flight);
+            self.notice(&range, true);
+            return None;
+        }
         let is_short = range.end.saturating_sub(range.start) <= MAX_UNSEEN_LEN_BYTES;
         let may_go_unseen = is_short && self.has_company();
         let look = self.look(may_go_unseen);
         let learns = may_go_unseen && look == Look::Everywhere;
         let begun = (learns && self.chances.is_cold()).then(Instant::now);
         self.performer.set_look(look);
-        let progress = self.performer.proceed(memory, &mut read, &mut self.missing);
+        let read = &mut flight.read;
+        let progress = self.performer.proceed(memory, read, &mut self.missing);
         if learns {
             // While looks are rare, what came late came from the disk, which was waited for all the same.
             let is_quick = begun.is_none_or(|begun| begun.elapsed() < QUICK_FIND);
             self.chances.learn(progress == Progress::Done && is_quick);
         }
-        if let Some(ahead) = self.ahead.notice(&range, progress == Progress::Waiting) {
+        self.notice(&range, progress == Progress::Waiting);
+        self.add(flight, progress)
+    }
+
+    /// What comes next is read in any order.
+    fn end_row(&mut self) {
+        for layer in self.turns.take_layers() {
+            expect_order(&self.device, layer, false);
+        }
+    }
+
+    /// Takes notice of where the guest reads.
+    fn notice(&mut self, range: &Range<u64>, waited: bool) {
+        if let Some(ahead) = self.ahead.notice(range, waited) {
             self.engine.read_ahead(ahead);
         }
         let (front, streak_bytes) = self.ahead.streak();
         self.performer.ahead().notice(front, streak_bytes);
-        let flight = Flight {
-            ticket,
-            status_address,
-            read,
-        };
+    }
+
+    /// Ends a read that is done; one that waits is among those that do.
+    fn add(&mut self, flight: Flight, progress: Progress) -> Option<Ended> {
         if progress == Progress::Done {
             return Some(self.end(flight));
+        }
+        if flight.is_in_row {
+            let layers = self.missing.iter().filter_map(|one| one.step.stored());
+            let layers = layers.map(|(ordinal, _)| ordinal);
+            layers.clone().for_each(|layer| expect_order(&self.device, layer, true));
+            self.turns.waits(layers);
         }
         let id = self.flights.insert(flight);
         self.want(id);
         None
+    }
+
+    /// Goes on with the reads whose turn has come.
+    fn take_turns(&mut self, memory: &GuestMemory, ended: &mut Vec<Ended>, most: usize) {
+        while ended.len() < most
+            && let Some(mut flight) = self.turns.next(self.ahead.disk_is_late())
+        {
+            let read = &mut flight.read;
+            let progress = self.performer.proceed(memory, read, &mut self.missing);
+            ended.extend(self.add(flight, progress));
+        }
     }
 
     /// What the next read is to look for.
@@ -207,6 +260,15 @@ impl Reads {
     /// come to wait all the same when its own queue is full; a disk that is dead is not touched from this thread.
     fn disk_is_silent(&self) -> bool {
         !self.fetches.is_empty() && self.last_news.elapsed() > SILENCE
+    }
+
+    /// Takes out a read that waits no longer.
+    fn remove(&mut self, id: usize) -> Flight {
+        let flight = self.flights.remove(id);
+        if flight.is_in_row {
+            self.turns.has_come();
+        }
+        flight
     }
 
     fn end(&mut self, mut flight: Flight) -> Ended {
@@ -286,7 +348,7 @@ impl Reads {
     fn fetch(&mut self, joined: Joined) {
         let len = usize::try_from(joined.len_bytes()).unwrap_or(usize::MAX);
         let mut buffer = self.spare_buffers.pop().unwrap_or_default();
-        buffer.resize(len, 0);
+        buffer.resized(len);
         self.asked_bytes += len;
         self.device.fetch_budget().take(len);
         let is_alone = self.fetches.is_empty();
@@ -315,7 +377,7 @@ impl Reads {
         ended: &mut Vec<Ended>,
         most: usize,
     ) -> bool {
-        if self.fetches.is_empty() {
+        if self.fetches.is_empty() && self.turns.held() == 0 {
             return false;
         }
         let look = self.look(false);
@@ -345,6 +407,7 @@ impl Reads {
             }
             self.keep(buffer);
         }
+        self.take_turns(memory, ended, most);
         self.submit();
         ended.len() >= most
     }
@@ -372,7 +435,7 @@ impl Reads {
             match self.performer.proceed(memory, read, &mut self.missing) {
                 Progress::Waiting => self.want(want.flight),
                 Progress::Done => {
-                    let flight = self.flights.remove(want.flight);
+                    let flight = self.remove(want.flight);
                     let end = self.end(flight);
                     ended.push(end);
                 }
@@ -380,23 +443,26 @@ impl Reads {
         }
     }
 
-    fn keep(&mut self, buffer: Vec<u8>) {
+    fn keep(&mut self, buffer: PageBuffer) {
         self.spare_buffers.push(buffer);
         if !self.fetches.is_empty() {
             return;
         }
         let mut kept_bytes = 0;
         self.spare_buffers.retain(|buffer| {
-            kept_bytes += buffer.capacity();
+            kept_bytes += buffer.capacity_bytes();
             kept_bytes <= MAX_SPARE_LEN_BYTES
         });
     }
 
     /// Nobody waits any more for this read: it fails, and whatever comes for it goes nowhere.
     pub(crate) fn give_up(&mut self, ticket: Ticket) -> Option<Ended> {
+        let is_it = |flight: &Flight| flight.ticket == ticket;
         let mut flights = self.flights.iter();
-        let (id, _) = flights.find(|(_, flight)| flight.ticket == ticket)?;
-        let flight = self.flights.remove(id);
+        let flight = match flights.find(|(_, flight)| is_it(flight)) {
+            Some((id, _)) => self.remove(id),
+            None => self.turns.take(is_it)?,
+        };
         let ended = self.end(flight);
         Some(Ended {
             result: Err(ExecuteError::TooLate),
@@ -405,7 +471,8 @@ impl Reads {
     }
 
     /// Leaves to themselves the reads that wait. Whenever their bytes come, they go nowhere.
-    pub(crate) fn abandon(self) {
+    pub(crate) fn abandon(mut self) {
+        self.end_row();
         self.device.fetch_budget().give_back(self.asked_bytes);
         if !self.fetches.is_empty() {
             self.engine.abandon();
@@ -413,11 +480,19 @@ impl Reads {
     }
 }
 
+/// Tells the kernel in which order to expect reads of a layer.
+fn expect_order(device: &Device, layer: usize, in_order: bool) {
+    let stored = device.image().stored(layer);
+    if let Some((file, _)) = stored.and_then(ReadAt::file_range) {
+        file.expect_order(in_order);
+    }
+}
+
 /// The bytes `part` out of those of `whole`, which are in `buffer`. None if they are not there.
 fn part_of<'b>(
-    whole: &std::ops::Range<u64>,
+    whole: &Range<u64>,
     buffer: &'b [u8],
-    part: &std::ops::Range<u64>,
+    part: &Range<u64>,
 ) -> &'b [u8] {
     let skip = usize::try_from(part.start.saturating_sub(whole.start)).unwrap_or(usize::MAX);
     let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX);

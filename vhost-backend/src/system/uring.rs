@@ -8,6 +8,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use blob::PageBuffer;
 use io_uring::{IoUring, opcode, types};
 use slab::Slab;
 
@@ -22,7 +23,7 @@ pub(crate) struct Uring {
 struct Lent {
     id: usize,
     /// Its memory stays where it is when this value moves.
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 /// A read that the kernel has done with.
@@ -31,7 +32,7 @@ pub(crate) struct Completed {
     /// What the asker called it.
     pub(crate) id: usize,
     /// The buffer it was asked with.
-    pub(crate) buffer: Vec<u8>,
+    pub(crate) buffer: PageBuffer,
     /// How many bytes were read.
     pub(crate) result: io::Result<usize>,
 }
@@ -80,9 +81,9 @@ impl Uring {
         id: usize,
         file: &File,
         offset: u64,
-        buffer: Vec<u8>,
+        buffer: PageBuffer,
         start: usize,
-    ) -> Result<(), Vec<u8>> {
+    ) -> Result<(), PageBuffer> {
         let entry = self.buffers.vacant_entry();
         let key = entry.key() as u64;
         let lent = entry.insert(Lent { id, buffer });
@@ -155,7 +156,7 @@ impl Drop for Uring {
         // The kernel may still write to them, however the ring is closed. Memory that is lost is better than memory
         // that changes under somebody else's feet.
         for lent in self.buffers.drain() {
-            lent.buffer.leak();
+            std::mem::forget(lent.buffer);
         }
     }
 }
