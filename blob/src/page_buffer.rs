@@ -90,12 +90,15 @@ mod tests {
             assert_eq!(bytes.len(), len);
             bytes.fill(7);
             let mut moved = Box::new(std::mem::take(&mut buffer));
-            assert!(len == 0 || moved.as_ptr().addr() % PAGE_LEN_BYTES == 0, "{len}");
+            assert!(
+                len == 0 || moved.as_ptr().addr() % PAGE_LEN_BYTES == 0,
+                "{len}"
+            );
             assert!(moved.capacity_bytes() >= len);
-            assert_eq!(*moved, vec![7; len][..]);
+            assert_eq!(moved[..], vec![7; len]);
             moved.fill(8);
             buffer = *moved;
-            assert_eq!(*buffer, vec![8; len][..]);
+            assert_eq!(buffer[..], vec![8; len]);
         }
         assert!(buffer.capacity_bytes() >= 1 << 20, "it does not shrink");
         let zeroed = PageBuffer::zeroed(5000);

@@ -300,6 +300,13 @@ impl Image {
         }
     }
 
+    /// Tells the kernel whether a layer is going to be read in order, if it is in a file.
+    pub fn expect_order(&self, ordinal: usize, in_order: bool) {
+        if let Some((file, _)) = self.stored(ordinal).and_then(ReadAt::file_range) {
+            file.expect_order(in_order);
+        }
+    }
+
     /// What a read that failed with `source` means for the disk.
     #[must_use]
     pub fn failure(&self, disk_offset: u64, ordinal: usize, source: ReadError) -> ReadFailure {

@@ -15,9 +15,9 @@ mod turns;
 
 pub(crate) use asked::{Asked, Gathered, Reading};
 pub use execute::{ExecuteError, Plan, Span, plan};
-pub(crate) use outcome::chain_text;
+pub(crate) use outcome::{Ended, chain_text};
 pub use outcome::{Outcome, Status, Verdict};
 pub use parse::{ParseError, Parsed, Request, parse};
 pub(crate) use read::{Look, Missing, Performer, Progress, Read};
-pub(crate) use reads::{Ended, Reads};
+pub(crate) use reads::Reads;
 pub(crate) use room::Room;

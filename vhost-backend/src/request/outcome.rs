@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::GuestMemory;
 use crate::killpoint::{self, Point};
-use crate::queue::ChainError;
+use crate::queue::{ChainError, Ticket};
 use crate::rate_limit::RateLimit;
 use crate::request::{ExecuteError, ParseError};
 use crate::stats::QueueStats;
@@ -45,6 +45,26 @@ pub struct Outcome {
     pub status_address: Option<GuestAddress>,
     /// Data bytes written to the guest.
     pub delivered_bytes: u32,
+}
+
+/// A read that has come to its end.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) ticket: Ticket,
+    pub(crate) status_address: Option<GuestAddress>,
+    pub(crate) result: Result<(), ExecuteError>,
+    pub(crate) delivered_bytes: u32,
+}
+
+impl Ended {
+    /// The same as the end of a request.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        Outcome {
+            verdict: self.result.map_or_else(Verdict::Failed, |()| Verdict::Done),
+            status_address: self.status_address,
+            delivered_bytes: self.delivered_bytes,
+        }
+    }
 }
 
 impl Verdict {

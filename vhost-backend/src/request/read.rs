@@ -105,6 +105,15 @@ impl Read {
         }
     }
 
+    /// Leaves for later what of the piece at hand lies behind `part`, among which are its last `left` bytes.
+    fn put_off_behind(&mut self, part: &Missing, left: usize) {
+        let len = u32::try_from(part.step.len).unwrap_or(u32::MAX);
+        let end = part.position.saturating_add(len);
+        let behind = self.position.saturating_sub(end);
+        self.position = end;
+        self.span.put_off(left + behind as usize);
+    }
+
     fn room<'a>(&'a self, memory: &'a GuestMemory) -> Room<'a> {
         Room {
             memory,
@@ -193,17 +202,15 @@ impl Performer {
             let Some(mut part) = part else {
                 continue;
             };
-            read.waiting += 1;
             if read.is_in_order {
-                let len = part.step.len;
                 part.step = part.step.first(&self.image, MAX_IN_ORDER_LEN_BYTES)?;
-                let later = len - part.step.len;
-                read.position -= u32::try_from(later).unwrap_or(u32::MAX);
-                read.span.put_off(left + later);
-                missing.push(part);
-                break;
+                read.put_off_behind(&part, left);
             }
             missing.push(part);
+            read.waiting += 1;
+            if read.is_in_order {
+                break;
+            }
         }
         Ok(())
     }

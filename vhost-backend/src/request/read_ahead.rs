@@ -22,6 +22,8 @@ const WINDOW_MAX_BYTES: u64 = 8 << 20;
 /// What the reads of a queue have in common.
 #[derive(Debug, Default)]
 pub(crate) struct ReadAhead {
+    /// The first byte of the first read in a row.
+    start: u64,
     /// Behind the last byte of the foremost read.
     front: u64,
     streak_bytes: u64,
@@ -40,9 +42,10 @@ impl ReadAhead {
         (self.front, self.streak_bytes)
     }
 
-    /// Whether a read belongs to a row of reads that has got long.
+    /// Whether a read belongs to a row of reads that has got long, and that leaves out less than it reads.
     pub(crate) fn goes_on(&self, read: &Range<u64>) -> bool {
-        self.is_near(read) && self.streak_bytes >= STREAK_MIN_BYTES
+        let passed_bytes = self.front.saturating_sub(self.start);
+        self.is_near(read) && self.streak_bytes >= STREAK_MIN_BYTES.max(passed_bytes / 2)
     }
 
     fn is_near(&self, read: &Range<u64>) -> bool {
@@ -74,6 +77,7 @@ impl ReadAhead {
     pub(crate) fn notice(&mut self, read: &Range<u64>, waited: bool) -> Option<Range<u64>> {
         if !self.is_near(read) {
             *self = Self {
+                start: read.start,
                 front: read.end,
                 late_answers: self.late_answers,
                 ..Self::default()

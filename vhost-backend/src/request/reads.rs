@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blob::{PageBuffer, ReadAt};
+use blob::PageBuffer;
 use slab::Slab;
 use vm_memory::GuestAddress;
 
@@ -23,9 +23,7 @@ use crate::request::chances::Chances;
 use crate::request::join::{Joined, Want, join};
 use crate::request::read_ahead::ReadAhead;
 use crate::request::turns::Turns;
-use crate::request::{
-    ExecuteError, Look, Missing, Outcome, Performer, Progress, Read, Span, Verdict,
-};
+use crate::request::{Ended, ExecuteError, Look, Missing, Performer, Progress, Read, Span};
 
 /// Most bytes of buffers that are kept for the next fetches while nothing is under way.
 const MAX_SPARE_LEN_BYTES: usize = MAX_PIECE_LEN_BYTES;
@@ -78,26 +76,6 @@ struct Flight {
     /// Whether it goes on where others have read.
     is_in_row: bool,
     read: Read,
-}
-
-/// A read that has come to its end.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) ticket: Ticket,
-    pub(crate) status_address: Option<GuestAddress>,
-    pub(crate) result: Result<(), ExecuteError>,
-    pub(crate) delivered_bytes: u32,
-}
-
-impl Ended {
-    /// The same as the end of a request.
-    pub(crate) fn into_outcome(self) -> Outcome {
-        Outcome {
-            verdict: self.result.map_or_else(Verdict::Failed, |()| Verdict::Done),
-            status_address: self.status_address,
-            delivered_bytes: self.delivered_bytes,
-        }
-    }
 }
 
 impl Reads {
@@ -165,7 +143,7 @@ impl Reads {
         let mut read = self.spare_reads.pop().unwrap_or_default();
         let is_in_row = self.ahead.goes_on(&range);
         if !is_in_row {
-            self.end_row();
+            self.turns.end_row(self.device.image());
         }
         let is_in_order = is_in_row && !self.ahead.disk_is_late();
         read.begin(span, writable, is_in_order);
@@ -197,13 +175,6 @@ impl Reads {
         self.add(flight, progress)
     }
 
-    /// What comes next is read in any order.
-    fn end_row(&mut self) {
-        for layer in self.turns.take_layers() {
-            expect_order(&self.device, layer, false);
-        }
-    }
-
     /// Takes notice of where the guest reads.
     fn notice(&mut self, range: &Range<u64>, waited: bool) {
         if let Some(ahead) = self.ahead.notice(range, waited) {
@@ -219,10 +190,9 @@ impl Reads {
             return Some(self.end(flight));
         }
         if flight.is_in_row {
-            let layers = self.missing.iter().filter_map(|one| one.step.stored());
-            let layers = layers.map(|(ordinal, _)| ordinal);
-            layers.clone().for_each(|layer| expect_order(&self.device, layer, true));
-            self.turns.waits(layers);
+            let stored = self.missing.iter().filter_map(|one| one.step.stored());
+            let layers = stored.map(|(ordinal, _)| ordinal);
+            self.turns.waits(self.device.image(), layers);
         }
         let id = self.flights.insert(flight);
         self.want(id);
@@ -472,7 +442,7 @@ impl Reads {
 
     /// Leaves to themselves the reads that wait. Whenever their bytes come, they go nowhere.
     pub(crate) fn abandon(mut self) {
-        self.end_row();
+        self.turns.end_row(self.device.image());
         self.device.fetch_budget().give_back(self.asked_bytes);
         if !self.fetches.is_empty() {
             self.engine.abandon();
@@ -480,20 +450,8 @@ impl Reads {
     }
 }
 
-/// Tells the kernel in which order to expect reads of a layer.
-fn expect_order(device: &Device, layer: usize, in_order: bool) {
-    let stored = device.image().stored(layer);
-    if let Some((file, _)) = stored.and_then(ReadAt::file_range) {
-        file.expect_order(in_order);
-    }
-}
-
 /// The bytes `part` out of those of `whole`, which are in `buffer`. None if they are not there.
-fn part_of<'b>(
-    whole: &Range<u64>,
-    buffer: &'b [u8],
-    part: &Range<u64>,
-) -> &'b [u8] {
+fn part_of<'b>(whole: &Range<u64>, buffer: &'b [u8], part: &Range<u64>) -> &'b [u8] {
     let skip = usize::try_from(part.start.saturating_sub(whole.start)).unwrap_or(usize::MAX);
     let len = usize::try_from(part.end.saturating_sub(part.start)).unwrap_or(usize::MAX);
     buffer

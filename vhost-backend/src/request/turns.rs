@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use image::Image;
+
 /// The reads of a row, in order.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
@@ -41,9 +43,11 @@ impl<T> Turns<T> {
     }
 
     /// A read of the row waits for bytes of these layers.
-    pub(super) fn waits(&mut self, layers: impl Iterator<Item = usize>) {
+    pub(super) fn waits(&mut self, image: &Image, layers: impl Iterator<Item = usize>) {
         self.waiting += 1;
         for layer in layers {
+            // Every time: the row of another queue may have ended there meanwhile.
+            image.expect_order(layer, true);
             if !self.told.contains(&layer) {
                 self.told.push(layer);
             }
@@ -55,9 +59,11 @@ impl<T> Turns<T> {
         self.waiting = self.waiting.saturating_sub(1);
     }
 
-    /// The layers that reads of the row have waited for; none of them is any more. 
-    pub(super) fn take_layers(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.told)
+    /// What comes next is read in any order.
+    pub(super) fn end_row(&mut self, image: &Image) {
+        for layer in self.told.drain(..) {
+            image.expect_order(layer, false);
+        }
     }
 
     /// The read whose turn it is, if there is one. With a disk that `is_late` it is everybody's.

@@ -178,6 +178,12 @@ mod tests {
         }
     }
 
+    fn filled(byte: u8, len: usize) -> PageBuffer {
+        let mut buffer = PageBuffer::zeroed(len);
+        buffer.fill(byte);
+        buffer
+    }
+
     fn next(uring: &mut Uring) -> Completed {
         loop {
             if let Some(completed) = uring.completed() {
@@ -196,13 +202,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, &bytes).unwrap();
         for id in 0..8_usize {
-            let buffer = vec![0xA5; 1000];
+            let buffer = filled(0xA5, 1000);
             uring
                 .read(100 + id, &file, 1200 * id as u64, buffer, 10)
                 .unwrap();
         }
-        let full = uring.read(9, &file, 0, vec![1; 3], 0);
-        assert_eq!(full, Err(vec![1; 3]));
+        let full = uring.read(9, &file, 0, filled(1, 3), 0);
+        assert_eq!(*full.unwrap_err(), [1; 3]);
         assert_eq!(uring.lent(), 8);
         uring.submit().unwrap();
         let mut count = [0; 8];
@@ -221,7 +227,7 @@ mod tests {
         assert_eq!(uring.lent(), 0);
         // At the end of the file there is less, and then nothing.
         for (offset, expected) in [(9_990, 10), (10_000, 0)] {
-            uring.read(0, &file, offset, vec![0; 100], 0).unwrap();
+            uring.read(0, &file, offset, filled(0, 100), 0).unwrap();
             uring.submit().unwrap();
             assert_eq!(next(&mut uring).result.unwrap(), expected);
         }
@@ -233,14 +239,14 @@ mod tests {
             return;
         };
         let dir = File::open("/").unwrap();
-        uring.read(1, &dir, 0, vec![0; 8], 0).unwrap();
+        uring.read(1, &dir, 0, filled(0, 8), 0).unwrap();
         uring.submit().unwrap();
         let error = next(&mut uring).result.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
         // A pipe with nothing in it answers when somebody writes, which may be after the ring has gone.
         let (out, into) = rustix::pipe::pipe().unwrap();
         let out = File::from(out);
-        uring.read(2, &out, u64::MAX, vec![0; 8], 0).unwrap();
+        uring.read(2, &out, u64::MAX, filled(0, 8), 0).unwrap();
         uring.submit().unwrap();
         assert!(uring.completed().is_none());
         assert_eq!(uring.lent(), 1);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blob::test_util::{Fault, FaultyBlob, Stall, StallingBlob, noise};
+use blob::test_util::{Fault, FaultyBlob, noise};
 use blob::{FileBlob, MemoryBlob, ReadAt, ReadError};
 use image::Image;
 use rustix::fs::{Advice, fadvise};
@@ -16,70 +16,11 @@ use vhost_backend::engine::Waiter;
 use vhost_backend::limits::DeviceLimits;
 
 use crate::daemon::wait_until;
-use crate::support::driver::{Driver, IN_ORDER, IOERR, LOG_ALL, OK, WRITE, eventfd};
-use crate::support::guest::BUFFERS;
+use crate::support::driver::{Driver, IN_ORDER, IOERR, LOG_ALL, OK, eventfd};
 use crate::support::image::{compress, device_with, layer};
-use crate::support::serve;
+use crate::support::slots::{DISK_SECTORS, ask, check, describe, driver, stalling, status};
 
-/// Each request has an area of guest memory and three descriptors.
-const AREA: u64 = 0x4_0000;
-const DATA: u64 = 0x1000;
-const STATUS: u64 = 0x100;
-const DISK_SECTORS: usize = 16_384;
 const SERIAL: u32 = 8;
-
-/// Makes request number `slot` available.
-fn ask(driver: &mut Driver, slot: u16, kind: u32, sector: u64, len: u32) {
-    let head = describe(driver, slot, kind, sector, len);
-    driver.offer(0, head);
-}
-
-/// Writes request number `slot` to its descriptors, and returns the first of them.
-fn describe(driver: &mut Driver, slot: u16, kind: u32, sector: u64, len: u32) -> u16 {
-    let area = BUFFERS + AREA * u64::from(slot);
-    driver.header(area, kind, sector);
-    driver.fill(area + DATA, len as usize, 0xEE);
-    driver.fill(area + STATUS, 1, 0xEE);
-    let pieces = [
-        (area, 16, 0),
-        (area + DATA, len, WRITE),
-        (area + STATUS, 1, WRITE),
-    ];
-    driver.chain(0, 3 * slot, &pieces);
-    3 * slot
-}
-
-fn status(driver: &Driver, slot: u16) -> u8 {
-    driver.bytes(BUFFERS + AREA * u64::from(slot) + STATUS, 1)[0]
-}
-
-fn check(driver: &Driver, disk: &[u8], slot: u16, sector: u64, len: u32) {
-    assert_eq!(status(driver, slot), OK);
-    let data = driver.bytes(BUFFERS + AREA * u64::from(slot) + DATA, len as usize);
-    let start = usize::try_from(sector).unwrap() * 512;
-    assert!(data == disk[start..start + data.len()], "sector {sector}");
-}
-
-/// A device of one plain layer behind a stall.
-fn stalling() -> (Arc<Device>, Vec<u8>, Arc<Stall>) {
-    let mut disk = vec![0; DISK_SECTORS * 512];
-    let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
-    let stall = Arc::new(Stall::default());
-    let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
-    let blobs: Vec<(PathBuf, Box<dyn ReadAt>)> = vec![(PathBuf::from("stalling"), Box::new(blob))];
-    (device_with(blobs), disk, stall)
-}
-
-/// A driver with one ring, with or without a map of requests in flight.
-fn driver(device: &Arc<Device>, features: u64, inflight: bool) -> (Driver, crate::support::Served) {
-    let (stream, served) = serve(device);
-    let mut driver = Driver::negotiate(stream, features, u64::MAX);
-    if inflight {
-        driver.inflight = Some(driver.client.get_inflight(1, 128));
-    }
-    driver.add_ring(0, 128);
-    (driver, served)
-}
 
 #[test]
 fn what_is_asked_for_at_once_is_under_way_at_once() {
@@ -281,15 +222,15 @@ fn overtaken_read_that_hangs_when_the_guest_moves_away_fails() {
 }
 
 /// A device of files, which can be dropped from the page cache, and the content of its disk.
-struct Cold {
+pub(crate) struct Cold {
     dir: tempfile::TempDir,
     files: Vec<File>,
-    device: Arc<Device>,
-    disk: Vec<u8>,
+    pub(crate) device: Arc<Device>,
+    pub(crate) disk: Vec<u8>,
 }
 
 impl Cold {
-    fn new(waiter: Waiter) -> Self {
+    pub(crate) fn new(waiter: Waiter) -> Self {
         let mut disk = vec![0; DISK_SECTORS * 512];
         let base = layer(&mut disk, &[(0, 12_000, Some(1)), (13_000, 3000, Some(2))]);
         let pieces: Vec<_> = (0..40).map(|n| (n * 300, 77, Some(n + 3))).collect();
@@ -326,7 +267,7 @@ impl Cold {
     }
 
     /// Where the file system keeps nothing else, this makes every read wait.
-    fn drop_caches(&self) {
+    pub(crate) fn drop_caches(&self) {
         for file in &self.files {
             fadvise(file, 0, None, Advice::DontNeed).unwrap();
         }

@@ -16,5 +16,6 @@ mod kill;
 mod lost_memory;
 mod profiles;
 mod requests;
+mod rows;
 mod session;
 mod support;

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod driver;
 pub(crate) mod guest;
 pub(crate) mod image;
+pub(crate) mod slots;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
