@@ -184,5 +184,8 @@ mod tests {
         }
         assert_eq!(next, DISK);
         assert_eq!(span.next_piece(), None);
+        span.put_off(700);
+        assert_eq!(span.next_piece(), Some((DISK - 700, 700)));
+        assert_eq!(span.next_piece(), None);
     }
 }

@@ -192,6 +192,39 @@ mod tests {
     }
 
     #[test]
+    fn row_is_long_and_leaves_out_little() {
+        // How much is read at a time, and how far it is from one to the next.
+        for (len, stride, is_row) in [
+            (4096, 4096, true),
+            (1 << 20, 1 << 20, true),
+            (4096, 8000, true),
+            (4096, 9000, false),
+            (65_536, 200_000, false),
+        ] {
+            let mut ahead = ReadAhead::default();
+            // The first read is where a row begins, and belongs to none yet.
+            let mut start = 1 << 30;
+            ahead.notice(&(start..start + len), false);
+            start += stride;
+            let mut seen = 0;
+            while seen < STREAK_MIN_BYTES {
+                assert!(!ahead.goes_on(&(start..start + len)), "{len}: too short");
+                ahead.notice(&(start..start + len), false);
+                seen += len;
+                start += stride;
+            }
+            assert_eq!(
+                ahead.goes_on(&(start..start + len)),
+                is_row,
+                "{len} of {stride}"
+            );
+            assert!(!ahead.goes_on(&(start + (2 << 20)..u64::MAX)), "far away");
+            ahead.notice(&(0..len), false);
+            assert!(!ahead.goes_on(&(start..start + len)), "elsewhere meanwhile");
+        }
+    }
+
+    #[test]
     fn disks_that_answer_soon_are_left_to_the_kernel() {
         let mut ahead = ReadAhead::default();
         assert_eq!(sequence(&mut ahead, 0, 65_536, 100), [], "unknown");

@@ -85,3 +85,58 @@ impl<T> Turns<T> {
         self.held.remove(position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blob::MemoryBlob;
+
+    fn image() -> Image {
+        let options = lsmt::WriterOptions {
+            virtual_size_bytes: 4096,
+            ..Default::default()
+        };
+        let writer = lsmt::Writer::new(Vec::new(), &options).unwrap();
+        let blob: image::Bytes = Box::new(MemoryBlob::new(writer.finish().unwrap()));
+        Image::from_blobs(vec![("memory".into(), blob)]).unwrap()
+    }
+
+    #[test]
+    fn each_waits_until_those_before_it_have_come() {
+        let image = image();
+        let mut turns = Turns::default();
+        assert!(!turns.are_others_first());
+        assert_eq!(turns.next(false), None);
+        turns.waits(&image, [0, 0].into_iter());
+        assert!(turns.are_others_first());
+        (1..=4).for_each(|read| turns.hold(read));
+        assert_eq!((turns.next(false), turns.held()), (None, 4));
+        turns.has_come();
+        assert_eq!(turns.next(false), Some(1));
+        assert!(turns.are_others_first(), "2 is first");
+        // It is not all there, so the next one waits.
+        turns.waits(&image, [0].into_iter());
+        assert_eq!(turns.next(false), None);
+        assert_eq!(turns.take(|read| *read == 3), Some(3));
+        assert_eq!(turns.take(|read| *read == 3), None);
+        // The disk takes too long: nobody waits for anybody.
+        assert_eq!((turns.next(true), turns.next(true)), (Some(2), Some(4)));
+        assert_eq!((turns.next(true), turns.held()), (None, 0));
+        assert!(turns.are_others_first());
+        turns.has_come();
+        assert!(!turns.are_others_first());
+    }
+
+    #[test]
+    fn layers_are_told_of_the_end_once() {
+        let image = image();
+        let mut turns = Turns::<()>::default();
+        // One of them does not exist, which is nothing to it.
+        for layers in [vec![0], vec![7, 0]] {
+            turns.waits(&image, layers.into_iter());
+        }
+        assert_eq!(turns.told, [0, 7]);
+        turns.end_row(&image);
+        assert!(turns.told.is_empty());
+    }
+}

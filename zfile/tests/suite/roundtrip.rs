@@ -392,3 +392,44 @@ fn threads_share_a_file_each_with_its_own_scratch() {
         }
     });
 }
+
+#[test]
+fn runs_are_cut_where_blocks_end() {
+    const BLOCK: u64 = 4096;
+    let content = mixed(50_000, 6);
+    let file = write(&WriterOptions::default(), Form::Overwritten, &content);
+    let zfile = open(&file).unwrap();
+    for (offset, len) in [(0, 50_000), (4095, 2), (5000, 30_000), (49_000, 1000)] {
+        let run = zfile.plan(offset, len).unwrap();
+        let len = len as u64;
+        let stored_bytes = usize::try_from(run.stored().end - run.stored().start).unwrap();
+        for within in (0..=stored_bytes + 9).step_by(7).chain([stored_bytes]) {
+            // As many blocks as lie in these bytes, one after another.
+            let mut expected = 0;
+            while expected < len {
+                let block_end = ((offset + expected) / BLOCK + 1) * BLOCK;
+                let whole = block_end.min(offset + len) - offset;
+                let part = zfile.plan(offset, usize::try_from(whole).unwrap()).unwrap();
+                if part.stored().end - part.stored().start > within as u64 {
+                    break;
+                }
+                expected = whole;
+            }
+            assert_eq!(
+                zfile.content_within(&run, within) as u64,
+                expected,
+                "{within}"
+            );
+        }
+        for first in [0, 1, 95, 96, 97, 4096, 29_999, 30_000, 1 << 40] {
+            let end = (offset + first).next_multiple_of(BLOCK).min(offset + len);
+            let found = zfile.whole_blocks(&run, usize::try_from(first).unwrap());
+            assert_eq!(found as u64, end.saturating_sub(offset), "{first}");
+        }
+        assert_eq!(zfile.whole_blocks(&run, usize::MAX) as u64, len);
+        assert_eq!(zfile.content_within(&run, usize::MAX) as u64, len);
+    }
+    let empty = zfile.plan(50_000, 0).unwrap();
+    assert_eq!(zfile.content_within(&empty, 100), 0);
+    assert_eq!(zfile.whole_blocks(&empty, 100), 0);
+}
