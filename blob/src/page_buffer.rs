@@ -46,6 +46,11 @@ impl PageBuffer {
         self
     }
 
+    /// Gives its memory to nobody, for good: somebody may still write to it.
+    pub fn leak(self) {
+        self.room.leak();
+    }
+
     /// How long it can be without being made anew, in bytes.
     #[must_use]
     pub fn capacity_bytes(&self) -> usize {

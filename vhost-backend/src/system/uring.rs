@@ -156,7 +156,7 @@ impl Drop for Uring {
         // The kernel may still write to them, however the ring is closed. Memory that is lost is better than memory
         // that changes under somebody else's feet.
         for lent in self.buffers.drain() {
-            std::mem::forget(lent.buffer);
+            lent.buffer.leak();
         }
     }
 }
