@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use blob::{ReadAt, ReadError, ReadErrorKind};
+use blob::{PageBuffer, ReadAt, ReadError, ReadErrorKind};
 
 use crate::shown::Shown;
 use crate::{Decoder, Image, MAX_PLAN_LEN_BYTES, Origin, Plan, Step};
@@ -18,7 +18,7 @@ pub struct Reader {
     plan: Plan,
     decoder: Decoder,
     /// Stored bytes of compressed blocks.
-    stored: Vec<u8>,
+    stored: PageBuffer,
 }
 
 /// A read that could not be answered, and the layer that is to blame.
@@ -64,7 +64,7 @@ impl Reader {
             image,
             plan: Plan::default(),
             decoder: Decoder::new(),
-            stored: Vec::new(),
+            stored: PageBuffer::default(),
         }
     }
 
@@ -169,7 +169,7 @@ impl Reader {
 fn read_step(
     image: &Image,
     decoder: &mut Decoder,
-    stored: &mut Vec<u8>,
+    stored: &mut PageBuffer,
     step: &Step,
     out: &mut [u8],
     fetch: Fetch,
@@ -181,10 +181,7 @@ fn read_step(
     }
     // At most a plan's length and the rest of two blocks, whatever they grew by.
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    if stored.len() < len {
-        stored.resize(len, 0);
-    }
-    let stored = stored.get_mut(..len).unwrap_or_default();
+    let stored = stored.resized(len);
     if !fetch(image, ordinal, range.start, stored).map_err(failure)? {
         return Ok(false);
     }

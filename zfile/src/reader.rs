@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use blob::{ReadAt, ReadError, ReadErrorKind, range_is_inside};
+use blob::{PageBuffer, ReadAt, ReadError, ReadErrorKind, range_is_inside};
 
 use crate::blocks::{Blocks, mismatch};
 use crate::codec::Decoder;
@@ -30,7 +30,7 @@ pub struct ZFile<S> {
 /// Buffers that a thread keeps from one read to the next: at most about 1.3 MiB.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    stored: Vec<u8>,
+    stored: PageBuffer,
     decoder: Decoder,
 }
 
@@ -154,7 +154,7 @@ impl<S: ReadAt> ZFile<S> {
     /// else is wanted of the block they end in. No I/O.
     pub fn whole_blocks(&self, run: &BlockRun, len_bytes: usize) -> usize {
         let len = u64::try_from(len_bytes).unwrap_or(u64::MAX);
-        let block_size = u64::from(self.info.block_size_bytes.max(1));
+        let block_size = u64::from(self.info.block_size_bytes);
         let end = run.content.start.saturating_add(len);
         self.content_before(run, end.div_ceil(block_size))
     }
@@ -225,7 +225,7 @@ impl<S: ReadAt> ZFile<S> {
                 break;
             };
             let run = self.plan(offset, piece.len())?;
-            let fetched = grown(stored, length(&run.stored));
+            let fetched = stored.resized(length(&run.stored));
             self.source.read_exact_at(fetched, run.stored.start)?;
             self.decode_with(&run, fetched, decoder, piece)?;
             offset = run.content.end;
@@ -277,12 +277,4 @@ impl<S: ReadAt> ReadAt for ZFile<S> {
 /// The length of a range that is about to become, or already is, a buffer.
 pub(crate) fn length(range: &Range<u64>) -> usize {
     usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX)
-}
-
-/// The first `len_bytes` bytes of `buffer`, which grows when it is shorter and never shrinks.
-fn grown(buffer: &mut Vec<u8>, len_bytes: usize) -> &mut [u8] {
-    if buffer.len() < len_bytes {
-        buffer.resize(len_bytes, 0);
-    }
-    buffer.get_mut(..len_bytes).unwrap_or_default()
 }

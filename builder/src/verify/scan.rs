@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use blob::{ReadAt, ReadError, ReadErrorKind, Window};
+use blob::{PageBuffer, ReadAt, ReadError, ReadErrorKind, Window};
 use image::{Bytes, Source};
 use zfile::{BlockError, Scratch, ZFile};
 
@@ -85,8 +85,8 @@ struct Scan<'a> {
 /// What a thread works with.
 #[derive(Default)]
 struct Buffers {
-    stored: Vec<u8>,
-    content: Vec<u8>,
+    stored: PageBuffer,
+    content: PageBuffer,
     scratch: Scratch,
 }
 
@@ -130,7 +130,7 @@ impl Scan<'_> {
 
     /// Reads a chunk of a layer that is stored as it is. Returns how many of its bytes could be read.
     fn plain(&self, window: &Window<Bytes>, content: &Range<u64>, buffers: &mut Buffers) -> u64 {
-        let buf = grown(&mut buffers.content, length(content));
+        let buf = buffers.content.resized(length(content));
         if window.read_exact_at(buf, content.start).is_ok() {
             return content.end - content.start;
         }
@@ -138,7 +138,7 @@ impl Scan<'_> {
         let mut start = content.start;
         while start < content.end {
             let page = start..content.end.min(start + PAGE_LEN_BYTES);
-            let buf = grown(&mut buffers.content, length(&page));
+            let buf = buffers.content.resized(length(&page));
             match window.read_exact_at(buf, page.start) {
                 Ok(()) => good_bytes += page.end - page.start,
                 Err(error) => self.add(Fault {
@@ -197,9 +197,9 @@ fn decode(
 ) -> Result<(), ReadError> {
     let run = zfile.plan(content.start, length(content))?;
     let range = run.stored();
-    let stored = grown(&mut buffers.stored, length(&range));
+    let stored = buffers.stored.resized(length(&range));
     zfile.source().read_exact_at(stored, range.start)?;
-    let out = grown(&mut buffers.content, length(content));
+    let out = buffers.content.resized(length(content));
     zfile.decode(&run, stored, &mut buffers.scratch, out)
 }
 
@@ -224,12 +224,4 @@ fn block_fault(zfile: &ZFile<Window<Bytes>>, content: &Range<u64>, error: &ReadE
         content: Some(content.clone()),
         ..fault
     }
-}
-
-/// The first `len` bytes of a buffer, which grows when it is shorter.
-fn grown(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    buffer.get_mut(..len).unwrap_or_default()
 }

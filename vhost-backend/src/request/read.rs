@@ -304,14 +304,19 @@ impl Performer {
         {
             let stored = self.stored.resized(stored_len(&step));
             let read = source.read_ready_at(stored, range.start);
+            let to = room.writer(position);
+            // All or nothing is what most reads find, and then there is nothing to be cut.
+            if read == stored.len() {
+                deliver(&mut self.decoder, &self.image, &step, stored, to)?;
+                return Ok(None);
+            }
             let done = step.len_within(&self.image, read);
             if done > 0 {
                 let ready = step.first(&self.image, done)?;
-                let stored = self.stored.get(..stored_len(&ready)).unwrap_or_default();
-                let to = room.writer(position);
+                let stored = stored.get(..stored_len(&ready)).unwrap_or_default();
                 deliver(&mut self.decoder, &self.image, &ready, stored, to)?;
+                return self.rest(&step, position, done);
             }
-            return self.rest(&step, position, done);
         }
         Ok(Some(Missing { step, position }))
     }

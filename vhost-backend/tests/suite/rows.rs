@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use blob::test_util::{Fault, FaultyBlob, noise};
 use blob::{MemoryBlob, ReadAt, ReadError};
-use vhost_backend::device::Device;
 use vhost_backend::engine::Waiter;
 
 use crate::cold::Cold;
 use crate::daemon::wait_until;
 use crate::support::driver::{Driver, IN_ORDER, IOERR, OK, eventfd};
 use crate::support::image::{compress, device_with, layer};
-use crate::support::slots::{DISK_SECTORS, ask, check, describe, driver, stalling, status};
+use crate::support::slots::{
+    DISK_SECTORS, ask, check, describe, device_behind, driver, stalling, status,
+};
 
 const LEN: u32 = 64 << 10;
 /// From one read to the next: too much is left out for them to be fetched together, and too little for them to be no row.
@@ -23,15 +24,6 @@ const STRIDE_SECTORS: u64 = 128 + 16;
 /// Reads that make a row.
 const FIRST: u64 = 6;
 const TOGETHER: u16 = 8;
-
-/// A device of one layer that is read through `source`, and the content of its disk.
-fn device_of<S: ReadAt + 'static>(source: impl FnOnce(MemoryBlob) -> S) -> (Arc<Device>, Vec<u8>) {
-    let mut disk = vec![0; DISK_SECTORS * 512];
-    let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
-    let blob: Box<dyn ReadAt> = Box::new(source(MemoryBlob::new(bytes)));
-    let blobs = vec![(PathBuf::from("memory"), blob)];
-    (device_with(blobs), disk)
-}
 
 /// Reads one after another from the beginning of the disk on, until a row is seen in it.
 fn begin_row(driver: &mut Driver, disk: &[u8]) {
@@ -147,7 +139,7 @@ fn row_that_hangs_is_put_back_and_taken_anew() {
 fn fault_in_a_row_hits_one_read() {
     for after in 0..12 {
         let mut armed = None;
-        let (device, disk) = device_of(|blob| {
+        let (device, disk) = device_behind(|blob| {
             let faulty = Arc::new(FaultyBlob::new(blob, Fault::Io, u64::MAX));
             armed = Some(Arc::clone(&faulty));
             faulty
@@ -196,7 +188,7 @@ impl ReadAt for Late {
 #[test]
 fn disk_that_is_late_is_asked_for_all_of_a_row() {
     let under_way = Arc::new([const { AtomicUsize::new(0) }; 2]);
-    let (device, disk) = device_of(|blob| Late {
+    let (device, disk) = device_behind(|blob| Late {
         blob,
         under_way: Arc::clone(&under_way),
     });

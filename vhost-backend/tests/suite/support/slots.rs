@@ -53,14 +53,21 @@ pub(crate) fn check(driver: &Driver, disk: &[u8], slot: u16, sector: u64, len: u
     assert!(data == disk[start..start + data.len()], "sector {sector}");
 }
 
-/// A device of one plain layer behind a stall.
-pub(crate) fn stalling() -> (Arc<Device>, Vec<u8>, Arc<Stall>) {
+/// A device of one plain layer that is read through `source`, and the content of its disk.
+pub(crate) fn device_behind<S: ReadAt + 'static>(
+    source: impl FnOnce(MemoryBlob) -> S,
+) -> (Arc<Device>, Vec<u8>) {
     let mut disk = vec![0; DISK_SECTORS * 512];
     let bytes = layer(&mut disk, &[(0, DISK_SECTORS, Some(1))]);
+    let blob: Box<dyn ReadAt> = Box::new(source(MemoryBlob::new(bytes)));
+    (device_with(vec![(PathBuf::from("memory"), blob)]), disk)
+}
+
+/// The same behind a stall.
+pub(crate) fn stalling() -> (Arc<Device>, Vec<u8>, Arc<Stall>) {
     let stall = Arc::new(Stall::default());
-    let blob = StallingBlob::new(MemoryBlob::new(bytes), Arc::clone(&stall));
-    let blobs: Vec<(PathBuf, Box<dyn ReadAt>)> = vec![(PathBuf::from("stalling"), Box::new(blob))];
-    (device_with(blobs), disk, stall)
+    let (device, disk) = device_behind(|blob| StallingBlob::new(blob, Arc::clone(&stall)));
+    (device, disk, stall)
 }
 
 /// A driver with one ring, with or without a map of requests in flight.
