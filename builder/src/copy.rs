@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use blob::{ReadAt, ReadError};
+use blob::{PageBuffer, ReadAt, ReadError};
 use image::Source;
 use zfile::Scratch;
 
@@ -85,7 +85,7 @@ pub fn copy_layer(
     };
     let len_bytes = source.len_bytes();
     let mut lanes = Lanes::new(Reading::new(source.clone()), threads);
-    let mut spare = Vec::new();
+    let mut spare: Vec<PageBuffer> = Vec::new();
     let mut offset = 0;
     while offset < len_bytes {
         if lanes.is_full() {
@@ -93,7 +93,7 @@ pub fn copy_layer(
         }
         let left = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
         let mut buffer = spare.pop().unwrap_or_default();
-        buffer.resize(PIECE_LEN_BYTES.min(left), 0);
+        buffer.resized(PIECE_LEN_BYTES.min(left));
         let piece = Piece { offset, buffer };
         offset += piece.buffer.len() as u64;
         lanes.begin(piece)?;
@@ -106,7 +106,7 @@ fn write_next(
     lanes: &mut Lanes<Reading>,
     progress: &dyn Progress,
     out: &mut dyn Write,
-) -> Result<Option<Vec<u8>>, CopyError> {
+) -> Result<Option<PageBuffer>, CopyError> {
     let Some(piece) = lanes.take()? else {
         return Ok(None);
     };
@@ -119,7 +119,7 @@ fn write_next(
 /// Bytes of a layer to be read.
 struct Piece {
     offset: u64,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 /// One thread's way to read.
@@ -143,9 +143,9 @@ impl Clone for Reading {
 
 impl Worker for Reading {
     type Job = Piece;
-    type Done = Result<Vec<u8>, ReadError>;
+    type Done = Result<PageBuffer, ReadError>;
 
-    fn work(&mut self, piece: Piece) -> Result<Vec<u8>, ReadError> {
+    fn work(&mut self, piece: Piece) -> Result<PageBuffer, ReadError> {
         let Piece { offset, mut buffer } = piece;
         match &*self.source {
             Source::Plain(window) => window.read_exact_at(&mut buffer, offset),
@@ -168,7 +168,7 @@ pub fn copy_stream(
     progress: &dyn Progress,
     out: &mut dyn Write,
 ) -> Result<(), CopyError> {
-    let mut buffer = vec![0; PIECE_LEN_BYTES];
+    let mut buffer = PageBuffer::zeroed(PIECE_LEN_BYTES);
     let mut tail = Vec::new();
     let mut len_bytes = 0;
     loop {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use blob::PageBuffer;
+
 use crate::content::{Content, ContentError, Empty};
 use crate::error::BuildError;
 use crate::layer::{self, LayerOptions, LayerWriter, Written};
@@ -101,7 +103,7 @@ pub fn diff(
 struct Compared {
     piece: Piece,
     /// The piece of the second disk; `None` where it is zero.
-    bytes: Option<Vec<u8>>,
+    bytes: Option<PageBuffer>,
     /// Where it differs from the first: by data, or, where `true`, by being zero. In bytes from the start of the piece.
     changes: Vec<(Range<usize>, bool)>,
 }
@@ -129,9 +131,12 @@ fn compare(
     buffers: &Buffers,
 ) -> Result<Compared, ContentError> {
     let read = |side: &dyn Content, is_data: bool| {
-        let mut bytes = buffers.take(if is_data { piece.len_bytes } else { 0 });
-        side.read_exact_at(&mut bytes, piece.offset)
-            .map(|()| Some(bytes).filter(|_| is_data))
+        if !is_data {
+            return Ok(None);
+        }
+        let mut bytes = buffers.take(piece.len_bytes);
+        side.read_exact_at(&mut bytes, piece.offset)?;
+        Ok::<_, ContentError>(Some(bytes))
     };
     let [base, new] = sides;
     let [base_is_data, new_is_data] = piece.is_data;

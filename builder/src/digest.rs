@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use blob::{FileBlob, FileOpenError, ReadAt, ReadError};
+use blob::{FileBlob, FileOpenError, PageBuffer, ReadAt, ReadError};
 use sha2::{Digest as _, Sha256};
 
 use crate::progress::Progress;
@@ -35,13 +35,11 @@ impl BlobDigest {
     /// When the blob cannot be read.
     pub fn of(blob: &(impl ReadAt + ?Sized), progress: &dyn Progress) -> Result<Self, ReadError> {
         let mut hasher = Sha256::new();
-        let mut piece = vec![0; PIECE_LEN_BYTES];
+        let mut buffer = PageBuffer::default();
         let mut offset = 0;
         while offset < blob.len_bytes() {
             let left = usize::try_from(blob.len_bytes() - offset).unwrap_or(usize::MAX);
-            let piece = piece
-                .get_mut(..left.min(PIECE_LEN_BYTES))
-                .unwrap_or_default();
+            let piece = buffer.resized(left.min(PIECE_LEN_BYTES));
             blob.read_exact_at(piece, offset)?;
             hasher.update(&*piece);
             offset += piece.len() as u64;

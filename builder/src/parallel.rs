@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use blob::PageBuffer;
+
 /// Threads at most, however many processors there are: more do not read faster.
 const MAX_THREADS: usize = 16;
 /// Pieces of work for each thread that are under way or done and not taken yet.
@@ -85,19 +87,19 @@ fn next<T>(queue: &Mutex<Receiver<T>>) -> Option<T> {
 
 /// Buffers that are used again: fresh memory costs as much as reading into it.
 #[derive(Debug, Default)]
-pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
+pub(crate) struct Buffers(Mutex<Vec<PageBuffer>>);
 
 impl Buffers {
     /// A buffer of `len` bytes, of any content.
-    pub(crate) fn take(&self, len: usize) -> Vec<u8> {
+    pub(crate) fn take(&self, len: usize) -> PageBuffer {
         let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffer = used.unwrap_or_default();
-        buffer.resize(len, 0);
+        buffer.resized(len);
         buffer
     }
 
     /// Takes one back.
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: PageBuffer) {
         let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.push(buffer);
     }

@@ -2,7 +2,7 @@
 
 use std::iter::Peekable;
 
-use blob::ReadAt;
+use blob::{PageBuffer, ReadAt};
 use lsmt::{SECTOR_LEN_BYTES, Segment};
 
 use crate::content::{Content, Stack};
@@ -118,7 +118,7 @@ pub(crate) fn copy(
         source.read(batch.first_sector, &batch.runs, &mut bytes)?;
         Ok((batch, bytes))
     };
-    let write = |(batch, mut bytes): (Batch, Vec<u8>)| {
+    let write = |(batch, mut bytes): (Batch, PageBuffer)| {
         for run in &batch.runs {
             match run.is_zeroed() {
                 true => writer.zeroed(run.first_sector, run.len_sectors),

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use blob::PageBuffer;
 use builder::{OutputDir, OutputError, PackError, Packer, Packing, Progress};
 use lsmt::{SECTOR_LEN_BYTES, Uuid, Writer, WriterOptions};
 use serde::Serialize;
@@ -392,7 +393,7 @@ impl<'a> Work<'a> {
 
 fn write_changes(system: &FileSystem, mut writer: Writer<Packer<'_>>) -> Result<u64, LayerError> {
     let mut changed_len_bytes = 0;
-    let mut piece = vec![0; PIECE_LEN_BYTES];
+    let mut piece = PageBuffer::zeroed(PIECE_LEN_BYTES);
     for blocks in system.changed() {
         let mut offset = u64::from(blocks.start) * BLOCK_LEN_BYTES;
         let end = u64::from(blocks.end) * BLOCK_LEN_BYTES;

@@ -3,7 +3,9 @@
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
+use blob::PageBuffer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -32,15 +34,25 @@ impl Digest {
         Self::from_hash(&Sha256::digest(bytes))
     }
 
-    /// The digest of a file from its first byte on, and its length.
+    /// The digest of a file from its first byte on, and its length. Where the file is read next is left as it was.
     ///
     /// # Errors
     ///
     /// When it cannot be read.
     pub fn of_file(file: &File) -> io::Result<(Self, u64)> {
-        let mut reader = Hashing::new(blob_from_start(file));
-        let len_bytes = io::copy(&mut reader, &mut io::sink())?;
-        Ok((reader.finish()?.0, len_bytes))
+        let (mut hash, mut len_bytes) = (Sha256::new(), 0);
+        let mut buffer = PageBuffer::zeroed(BUFFER_LEN);
+        loop {
+            match file.read_at(&mut buffer, len_bytes) {
+                Ok(0) => return Ok((Self::from_hash(&hash.finalize()), len_bytes)),
+                Ok(read) => {
+                    hash.update(&buffer[..read]);
+                    len_bytes += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn from_hash(hash: &[u8]) -> Self {
@@ -57,22 +69,6 @@ impl Digest {
     pub fn hex(&self) -> &str {
         &self.hex
     }
-}
-
-/// A file read by position: its own one is left alone.
-fn blob_from_start(file: &File) -> impl Read + '_ {
-    struct FromStart<'a> {
-        file: &'a File,
-        at: u64,
-    }
-    impl Read for FromStart<'_> {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            let read = std::os::unix::fs::FileExt::read_at(self.file, buf, self.at)?;
-            self.at += read as u64;
-            Ok(read)
-        }
-    }
-    io::BufReader::with_capacity(BUFFER_LEN, FromStart { file, at: 0 })
 }
 
 impl fmt::Display for Digest {

@@ -23,6 +23,7 @@ mod documents;
 mod ext4;
 mod inspect;
 mod layout;
+mod page_reader;
 mod select;
 pub mod spec;
 mod stream;

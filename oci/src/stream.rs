@@ -1,20 +1,19 @@
 //! A layer of an OCI image as a stream of tar: whatever it is compressed with.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::digest::Hashing;
-
-const BUFFER_LEN: usize = 1 << 18;
+use crate::page_reader::PageReader;
 
 /// A zstd frame may ask for so much memory to look back, 128 MiB: the most that decoders have to have.
 const MAX_WINDOW_LOG: u32 = 27;
 
 /// The blob of a layer, hashed as it is read.
-type Blob = BufReader<Hashing<File>>;
+type Blob = PageReader<Hashing<File>>;
 
 /// How a layer is compressed, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +52,7 @@ pub(crate) enum Unpacked {
 
 impl Unpacked {
     pub(crate) fn new(file: File) -> io::Result<Self> {
-        let mut blob = BufReader::with_capacity(BUFFER_LEN, Hashing::new(file));
+        let mut blob = PageReader::new(Hashing::new(file));
         let compression = Compression::of(blob.fill_buf()?);
         Ok(match compression {
             Compression::None => Self::Plain(blob),

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use blob::FileBlob;
+use blob::{FileBlob, PageBuffer};
 
 use crate::content::{Content, ContentError, Raw, Stretch};
 use crate::zeroes::is_zero;
@@ -27,7 +27,7 @@ pub fn spool(mut input: impl Read, dir: &Path) -> Result<Raw, ContentError> {
         source,
     };
     let file = tempfile::tempfile_in(dir).map_err(failed)?;
-    let mut buf = vec![0; PIECE_LEN_BYTES];
+    let mut buf = PageBuffer::zeroed(PIECE_LEN_BYTES);
     let mut position = 0;
     loop {
         let len = read_full(&mut input, &mut buf)

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use blob::PageBuffer;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -104,7 +105,7 @@ pub fn export_stream(
     };
     let pieces =
         Walk::new([disk, disk], range, UNIT_BYTES).map(|piece| piece.map_err(BuildError::from));
-    let write = |(piece, bytes): (Piece, Vec<u8>)| {
+    let write = |(piece, bytes): (Piece, PageBuffer)| {
         let skipped = io::copy(&mut io::Read::take(io::repeat(0), piece.skipped_bytes), out);
         let written = skipped.and_then(|_| out.write_all(&bytes));
         written.map_err(|source| BuildError::Write {

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use blob::PageBuffer;
+
 use crate::content::Content;
 use crate::error::BuildError;
 use crate::parallel::{Buffers, in_order, threads};
@@ -64,7 +66,7 @@ pub fn export_qcow2(
     };
     let mut image = Image::new(output.file(), disk.len_bytes());
     let pieces = Walk::new([disk, disk], 0..disk.len_bytes(), CLUSTER_LEN);
-    let write = |(piece, bytes): (Piece, Vec<u8>)| {
+    let write = |(piece, bytes): (Piece, PageBuffer)| {
         let mut offset = piece.offset;
         for cluster in bytes.chunks(CLUSTER) {
             if !is_zero(cluster) {
