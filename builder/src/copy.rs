@@ -8,6 +8,7 @@ use image::Source;
 use zfile::Scratch;
 
 use crate::Progress;
+use crate::content::read_full;
 use crate::lanes::{Lanes, ThreadError, Worker};
 
 /// What is read at once: a multiple of every block size. Each thread has at most two of these.
@@ -172,8 +173,9 @@ pub fn copy_stream(
     let mut tail = Vec::new();
     let mut len_bytes = 0;
     loop {
-        let piece =
-            fill(input, &mut buffer).map_err(|source| CopyError::Stream { len_bytes, source })?;
+        let len = read_full(input, &mut buffer)
+            .map_err(|source| CopyError::Stream { len_bytes, source })?;
+        let piece = buffer.get(..len).unwrap_or_default();
         if expect == Expect::Layer {
             if len_bytes == 0 {
                 check_head(piece)?;
@@ -194,20 +196,6 @@ pub fn copy_stream(
         true => Ok(()),
         false => Err(CopyError::Unfinished { len_bytes }),
     }
-}
-
-/// Reads until the buffer is full or the stream ends.
-fn fill<'b>(input: &mut dyn Read, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
-    let mut len = 0;
-    while let Some(rest) = buffer.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match input.read(rest) {
-            Ok(0) => break,
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(buffer.get(..len).unwrap_or_default())
 }
 
 fn check_head(head: &[u8]) -> Result<(), CopyError> {

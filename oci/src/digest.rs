@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 const PREFIX: &str = "sha256:";
 const HEX_LEN: usize = 64;
-const BUFFER_LEN: usize = 1 << 18;
+const BUFFER_LEN_BYTES: usize = 1 << 18;
 
 /// `sha256:` and 64 hexadecimal digits in lower case. Nothing else becomes part of a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ impl Digest {
     /// When it cannot be read.
     pub fn of_file(file: &File) -> io::Result<(Self, u64)> {
         let (mut hash, mut len_bytes) = (Sha256::new(), 0);
-        let mut buffer = PageBuffer::zeroed(BUFFER_LEN);
+        let mut buffer = PageBuffer::zeroed(BUFFER_LEN_BYTES);
         loop {
             match file.read_at(&mut buffer, len_bytes) {
                 Ok(0) => return Ok((Self::from_hash(&hash.finalize()), len_bytes)),

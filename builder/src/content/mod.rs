@@ -18,6 +18,7 @@ pub use format::{Format, SourceOptions, open};
 pub use raw::Raw;
 pub use resized::Resized;
 pub use stack::Stack;
+pub(crate) use stream::read_full;
 pub use stream::{Stream, spool};
 
 /// What a disk should hold, from its first byte to its last. It does not change.

@@ -60,8 +60,8 @@ fn write_sparse(file: &File, piece: &[u8], position: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads until `buf` is full or the input ends.
-fn read_full(input: &mut impl Read, buf: &mut [u8]) -> io::Result<usize> {
+/// Reads until `buf` is full or the input ends, and returns how many bytes came.
+pub(crate) fn read_full(input: &mut (impl Read + ?Sized), buf: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while let Some(rest) = buf.get_mut(len..).filter(|rest| !rest.is_empty()) {
         match input.read(rest) {
