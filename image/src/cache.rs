@@ -55,7 +55,10 @@ struct Row {
 
 #[derive(Debug)]
 struct Entry {
+    /// The block from its beginning on, as far as anybody wanted it.
     content: Arc<Vec<u8>>,
+    /// Of all of the block, for which there is room in the buffer.
+    len_bytes: usize,
     used: bool,
 }
 
@@ -78,26 +81,35 @@ impl BlockCache {
         self.shard_len_bytes > 0
     }
 
-    /// The content of a block, if it is here.
-    pub(crate) fn get(&self, key: Key) -> Option<Arc<Vec<u8>>> {
+    /// The content of a block from its beginning on, if at least its first `len_bytes` bytes are here.
+    pub(crate) fn get(&self, key: Key, len_bytes: usize) -> Option<Arc<Vec<u8>>> {
         let mut shard = self
             .shard(key)?
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let entry = shard.blocks.get_mut(&key)?;
         entry.used = true;
-        Some(Arc::clone(&entry.content))
+        (entry.content.len() >= len_bytes).then(|| Arc::clone(&entry.content))
     }
 
-    /// Keeps the content of a block, and returns a buffer that is no longer needed, if there is one.
-    pub(crate) fn put(&self, key: Key, content: Arc<Vec<u8>>) -> Option<Vec<u8>> {
-        if content.len() > self.shard_len_bytes {
+    /// Whether anything of a block is here.
+    pub(crate) fn has(&self, key: Key) -> bool {
+        self.shard(key).is_some_and(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.blocks.contains_key(&key)
+        })
+    }
+
+    /// Keeps the content of a block of `len_bytes`, or the beginning of it, in a buffer that has room for no more than all
+    /// of it. Returns a buffer that is no longer needed, if there is one.
+    pub(crate) fn put(&self, key: Key, content: Arc<Vec<u8>>, len_bytes: usize) -> Option<Vec<u8>> {
+        if len_bytes > self.shard_len_bytes {
             return None;
         }
         let shard = self.shard(key)?.lock();
         shard
             .unwrap_or_else(PoisonError::into_inner)
-            .put(key, content)
+            .put(key, content, len_bytes)
     }
 
     fn shard(&self, key: Key) -> Option<&Mutex<Shard>> {
@@ -121,16 +133,20 @@ impl Shard {
         }
     }
 
-    fn put(&mut self, key: Key, content: Arc<Vec<u8>>) -> Option<Vec<u8>> {
-        let len = content.len();
+    fn put(&mut self, key: Key, mut content: Arc<Vec<u8>>, len: usize) -> Option<Vec<u8>> {
+        // Its beginning is here, or two threads have decoded it at the same time.
+        if let Some(entry) = self.blocks.get_mut(&key) {
+            if content.len() > entry.content.len() {
+                std::mem::swap(&mut entry.content, &mut content);
+            }
+            return Arc::into_inner(content);
+        }
         let entry = Entry {
             content,
+            len_bytes: len,
             used: false,
         };
-        // Two threads may have decoded the same block at the same time.
-        if let Some(old) = self.blocks.insert(key, entry) {
-            return Arc::into_inner(old.content);
-        }
+        self.blocks.insert(key, entry);
         let dropped = self.dropped.iter().position(|dropped| *dropped == key);
         if let Some(position) = dropped {
             self.dropped.remove(position);
@@ -153,7 +169,7 @@ impl Shard {
     fn settle(&mut self) -> Option<Option<Vec<u8>>> {
         let key = self.newcomers.order.pop_front()?;
         let entry = self.blocks.get_mut(&key)?;
-        let len = entry.content.len();
+        let len = entry.len_bytes;
         self.newcomers.held_bytes -= len;
         if std::mem::take(&mut entry.used) || self.residents.has_room(len) {
             self.residents.push(key, len);
@@ -178,7 +194,7 @@ impl Shard {
                 continue;
             }
             let entry = self.blocks.remove(&key)?;
-            self.residents.held_bytes -= entry.content.len();
+            self.residents.held_bytes -= entry.len_bytes;
             return Some(Arc::into_inner(entry.content));
         }
     }
@@ -210,19 +226,24 @@ impl Row {
 mod tests {
     use super::*;
 
+    const LEN: usize = 64 << 10;
+
     fn key(block: u64) -> Key {
         Key { ordinal: 1, block }
     }
 
     fn content(block: u64) -> Arc<Vec<u8>> {
-        Arc::new(vec![block.to_le_bytes()[0]; 64 << 10])
+        Arc::new(vec![block.to_le_bytes()[0]; LEN])
+    }
+
+    fn put(cache: &BlockCache, block: u64) -> Option<Vec<u8>> {
+        cache.put(key(block), content(block), LEN)
     }
 
     fn held_bytes(cache: &BlockCache) -> usize {
         let held = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap();
-            let contents = shard.blocks.values().map(|entry| entry.content.len());
-            let held = contents.sum::<usize>();
+            let held: usize = shard.blocks.values().map(|entry| entry.len_bytes).sum();
             assert_eq!(
                 held,
                 shard.newcomers.held_bytes + shard.residents.held_bytes
@@ -237,35 +258,60 @@ mod tests {
 
     #[test]
     fn holds_what_it_is_given_up_to_its_limit() {
-        for limit in [0, 4096, 64 << 10, 1 << 20, 3 << 20] {
+        for limit in [0, 4096, LEN, 1 << 20, 3 << 20] {
             let cache = BlockCache::new(limit);
             for block in 0..200 {
-                let _spare = cache.put(key(block), content(block));
+                let _spare = put(&cache, block);
                 assert!(held_bytes(&cache) <= limit, "{limit}");
             }
-            let found = (0..200).filter(|block| cache.get(key(*block)).is_some());
+            let found = (0..200).filter(|block| cache.get(key(*block), LEN).is_some());
             let found = found.count();
-            assert_eq!(found * (64 << 10), held_bytes(&cache), "{limit}");
+            assert_eq!(found * (LEN), held_bytes(&cache), "{limit}");
             // Every shard is full, as far as whole blocks go.
-            assert_eq!(found, limit / (64 << 10), "{limit}");
+            assert_eq!(found, limit / (LEN), "{limit}");
             assert_eq!(cache.is_enabled(), limit > 0);
         }
+    }
+
+    #[test]
+    fn longest_beginning_of_a_block_stays_and_counts_as_all_of_it() {
+        let cache = BlockCache::new(1 << 20);
+        let beginning = |len: usize| {
+            let mut buffer = Vec::with_capacity(LEN);
+            buffer.resize(len, 7);
+            Arc::new(buffer)
+        };
+        let kept = |len| cache.get(key(0), len).map(|content| content.len());
+        assert_eq!(cache.put(key(0), beginning(100), LEN), None);
+        assert_eq!(held_bytes(&cache), LEN);
+        assert_eq!([kept(1), kept(100)], [Some(100); 2]);
+        assert_eq!(kept(101), None);
+        let spare = |len: usize| {
+            let spare = cache.put(key(0), beginning(len), LEN);
+            spare.map(|buffer| buffer.len())
+        };
+        assert_eq!(spare(300), Some(100));
+        assert_eq!(spare(200), Some(200), "no longer than what is there");
+        assert_eq!(kept(300), Some(300));
+        assert_eq!(spare(LEN), Some(300));
+        assert_eq!(kept(LEN), Some(LEN));
+        assert_eq!(held_bytes(&cache), LEN);
     }
 
     #[test]
     fn used_blocks_outlive_others_and_contents_are_not_mixed_up() {
         let cache = BlockCache::new(1 << 20);
         for block in 0..200 {
-            let _spare = cache.put(key(block), content(block));
-            assert_eq!(cache.get(key(0)), Some(content(0)), "after {block}");
+            let _spare = put(&cache, block);
+            assert_eq!(cache.get(key(0), LEN), Some(content(0)), "after {block}");
             let other = Key {
                 ordinal: 2,
                 block: 0,
             };
-            assert_eq!(cache.get(other), None);
+            assert_eq!(cache.get(other, 1), None);
         }
-        assert_eq!(cache.get(key(199)), Some(content(199)));
-        assert_eq!(cache.get(key(100)), None);
+        assert_eq!(cache.get(key(199), LEN), Some(content(199)));
+        assert_eq!(cache.get(key(100), LEN), None);
     }
 
     #[test]
@@ -274,14 +320,14 @@ mod tests {
             let cache = BlockCache::new(limit);
             let wanted = 0..8;
             for block in wanted.clone() {
-                let _spare = cache.put(key(block), content(block));
-                assert!(cache.get(key(block)).is_some());
+                let _spare = put(&cache, block);
+                assert!(cache.get(key(block), LEN).is_some());
             }
             for block in 1000..3000 {
-                let _spare = cache.put(key(block), content(block));
+                let _spare = put(&cache, block);
             }
             for block in wanted {
-                assert_eq!(cache.get(key(block)), Some(content(block)), "{limit}");
+                assert_eq!(cache.get(key(block), LEN), Some(content(block)), "{limit}");
             }
             assert!(held_bytes(&cache) <= limit);
         }
@@ -291,19 +337,19 @@ mod tests {
     fn what_is_decoded_again_soon_stays() {
         let cache = BlockCache::new(1 << 20);
         for block in 1000..1100 {
-            let _spare = cache.put(key(block), content(block));
+            let _spare = put(&cache, block);
         }
-        let _spare = cache.put(key(0), content(0));
+        let _spare = put(&cache, 0);
         // As many others as push it out, and few enough that it is remembered.
         for block in 2000..2008 {
-            let _spare = cache.put(key(block), content(block));
+            let _spare = put(&cache, block);
         }
-        assert_eq!(cache.get(key(0)), None);
-        let _spare = cache.put(key(0), content(0));
+        assert_eq!(cache.get(key(0), LEN), None);
+        let _spare = put(&cache, 0);
         for block in 3000..4000 {
-            let _spare = cache.put(key(block), content(block));
+            let _spare = put(&cache, block);
         }
-        assert_eq!(cache.get(key(0)), Some(content(0)));
+        assert_eq!(cache.get(key(0), LEN), Some(content(0)));
         assert!(held_bytes(&cache) <= 1 << 20);
     }
 
@@ -316,11 +362,13 @@ mod tests {
         let mut spare = Vec::new();
         for block in 0..5000 {
             let mut buffer = std::mem::take(&mut spare);
-            buffer.resize(64 << 10, 0);
+            buffer.resize(LEN, 0);
             if block >= 1000 {
                 buffers.insert(buffer.as_ptr() as usize);
             }
-            spare = cache.put(key(block), Arc::new(buffer)).unwrap_or_default();
+            spare = cache
+                .put(key(block), Arc::new(buffer), LEN)
+                .unwrap_or_default();
         }
         assert_eq!(held_bytes(&cache), LIMIT);
         assert!(buffers.len() < 80, "{}", buffers.len());
@@ -328,20 +376,16 @@ mod tests {
 
     #[test]
     fn buffers_come_back_unless_somebody_reads_them() {
-        let cache = BlockCache::new(64 << 10);
-        assert_eq!(cache.put(key(0), content(0)), None);
-        let spare = cache.put(key(1), content(1));
-        assert_eq!(spare.map(|buffer| buffer.len()), Some(64 << 10));
+        let cache = BlockCache::new(LEN);
+        assert_eq!(put(&cache, 0), None);
+        let spare = put(&cache, 1);
+        assert_eq!(spare.map(|buffer| buffer.len()), Some(LEN));
         let read = content(2);
-        assert!(cache.put(key(2), Arc::clone(&read)).is_some());
-        assert_eq!(
-            cache.put(key(3), content(3)),
-            None,
-            "somebody reads block 2"
-        );
-        assert_eq!(held_bytes(&cache), 64 << 10);
+        assert!(cache.put(key(2), Arc::clone(&read), LEN).is_some());
+        assert_eq!(put(&cache, 3), None, "somebody reads block 2");
+        assert_eq!(held_bytes(&cache), LEN);
         // The same block once more takes the place of the first.
-        assert!(cache.put(key(3), content(3)).is_some());
-        assert_eq!(held_bytes(&cache), 64 << 10);
+        assert!(put(&cache, 3).is_some());
+        assert_eq!(held_bytes(&cache), LEN);
     }
 }

@@ -8,6 +8,7 @@ use zfile::{BlockRun, Blocks, Scratch, ZFile};
 
 use crate::cache::Key;
 use crate::plan::{Origin, Step};
+use crate::row::Ends;
 use crate::source::Bytes;
 use crate::{Image, ReadFailure};
 
@@ -15,6 +16,8 @@ use crate::{Image, ReadFailure};
 #[derive(Debug, Default)]
 pub struct Decoder {
     scratch: Scratch,
+    /// Of steps that ended within a block.
+    ends: Ends,
     /// For a block that is to be kept.
     spare: Vec<u8>,
 }
@@ -71,7 +74,7 @@ impl Decoder {
     ///
     /// Whatever `deliver` fails with, and [`ReadErrorKind::OutOfRange`] when the step is not one of this image.
     pub fn recall<E: From<ReadFailure>>(
-        &self,
+        &mut self,
         image: &Image,
         step: &Step,
         mut deliver: impl FnMut(usize, &[u8]) -> Result<(), E>,
@@ -81,11 +84,17 @@ impl Decoder {
         };
         let fail = |error| E::from(image.failure(step.disk_offset, *ordinal, error));
         let layer = Compressed::of(image, *ordinal).map_err(fail)?;
-        let (first, last) = layer.recall(run);
+        let edges = layer.edges(run);
+        if let (None, None) = edges {
+            return Ok(Some(step.clone()));
+        }
+        self.ends.add(step.end());
+        let (first, last) = layer.recall(edges);
         let (mut skipped, mut dropped) = (0, 0);
         if let Some((content, edge)) = first {
             deliver(0, edge.of(&content).map_err(fail)?)?;
             skipped = edge.len;
+            self.ends.add(step.disk_offset + skipped as u64);
         }
         if let Some((content, edge)) = last {
             let before = step.len.saturating_sub(edge.len);
@@ -106,6 +115,10 @@ impl Decoder {
     /// Makes the bytes of `step` out of its `stored` bytes, which are those that [`Step::stored`] names, piece by piece.
     /// Blocks of which only a part is wanted are kept for whoever wants the rest.
     ///
+    /// What lies behind the wanted part of a block is decoded as well where it is likely to be wanted next: in a row of
+    /// reads, after a read from the beginning of a block, and where more was wanted than is kept. Otherwise it may be
+    /// spared.
+    ///
     /// # Errors
     ///
     /// [`ReadErrorKind::OutOfRange`] when `step` and `stored` do not belong together, or when it is made of zeroes.
@@ -120,8 +133,17 @@ impl Decoder {
                 (*ordinal, Ok(Stored::Plain(Some(stored))))
             }
             Origin::Blocks { ordinal, run } => {
-                let blocks = Compressed::of(image, *ordinal)
-                    .and_then(|layer| layer.zfile.blocks(run, stored, &mut self.scratch));
+                let Self { scratch, ends, .. } = self;
+                let blocks = Compressed::of(image, *ordinal).and_then(|layer| {
+                    let blocks = layer.zfile.blocks(run, stored, scratch)?;
+                    let goes_on = || ends.has(step.disk_offset);
+                    Ok(if layer.wants_rest(run, goes_on) {
+                        blocks
+                    } else {
+                        blocks.only_wanted()
+                    })
+                });
+                ends.add(step.end());
                 (*ordinal, blocks.map(Stored::Blocks))
             }
             Origin::Plain { ordinal, .. } => (*ordinal, Err(mismatch(0))),
@@ -192,16 +214,19 @@ impl Pieces<'_> {
             };
         };
         self.left = self.left.saturating_sub(block.wanted().len());
-        if block.wanted().len() < block.content().len() && image.cache().is_enabled() {
+        let len = block.block_len();
+        if block.wanted().len() < len && image.cache().is_enabled() {
             let mut content = std::mem::take(self.spare);
             content.clear();
+            // Counted is the length of the block, so a buffer must not have room for more.
+            if content.capacity() != len {
+                content = Vec::with_capacity(len);
+            }
             content.extend_from_slice(block.content());
             let block = block.number();
             let key = Key { ordinal, block };
-            *self.spare = image
-                .cache()
-                .put(key, Arc::new(content))
-                .unwrap_or_default();
+            let spare = image.cache().put(key, Arc::new(content), len);
+            *self.spare = spare.unwrap_or_default();
         }
         Ok(Some(block.wanted()))
     }
@@ -260,14 +285,32 @@ impl<'a> Compressed<'a> {
         )
     }
 
+    /// Whether what a run does not want of its last block is likely to be wanted next, if there is any.
+    fn wants_rest(&self, run: &BlockRun, goes_on: impl FnOnce() -> bool) -> bool {
+        let (blocks, content) = (run.blocks(), run.content());
+        let Some(last) = blocks.end.checked_sub(1) else {
+            return false;
+        };
+        let whole = self.block_content(last);
+        if content.end == whole.end {
+            return true;
+        }
+        // In an earlier block, a run begins before this one.
+        let from_start = content.start == whole.start;
+        let cache = self.image.cache();
+        cache.is_enabled() && (from_start || goes_on() || cache.has(self.key(last)))
+    }
+
     /// What is kept of the blocks at both ends.
-    fn recall(&self, run: &BlockRun) -> (Option<Kept>, Option<Kept>) {
+    fn recall(&self, (first, last): (Option<Edge>, Option<Edge>)) -> (Option<Kept>, Option<Kept>) {
         let cache = self.image.cache();
         if !cache.is_enabled() {
             return (None, None);
         }
-        let kept = |edge: Edge| Some((cache.get(self.key(edge.block))?, edge));
-        let (first, last) = self.edges(run);
+        let kept = |edge: Edge| {
+            let content = cache.get(self.key(edge.block), edge.skip.saturating_add(edge.len))?;
+            Some((content, edge))
+        };
         (first.and_then(kept), last.and_then(kept))
     }
 }

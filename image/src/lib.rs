@@ -32,6 +32,7 @@ mod open;
 mod plan;
 mod probe;
 mod reader;
+mod row;
 mod shown;
 mod source;
 

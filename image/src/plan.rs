@@ -49,6 +49,11 @@ pub enum Origin {
 }
 
 impl Step {
+    /// Behind its last byte on the disk.
+    pub(crate) fn end(&self) -> u64 {
+        self.disk_offset.saturating_add(self.len as u64)
+    }
+
     /// What has to be fetched for it: the layer, and bytes of its blob; `None` when there is nothing to fetch.
     #[must_use]
     pub fn stored(&self) -> Option<(usize, Range<u64>)> {

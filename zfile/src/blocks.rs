@@ -20,6 +20,7 @@ pub struct Blocks<'a> {
     table: &'a JumpTable,
     run: &'a BlockRun,
     decoder: &'a mut Decoder,
+    only_wanted: bool,
     /// Of the blocks that are left.
     numbers: Range<u64>,
     stored: &'a [u8],
@@ -29,6 +30,7 @@ pub struct Blocks<'a> {
 #[derive(Debug)]
 pub struct Block<'a> {
     number: u64,
+    len: usize,
     content: &'a [u8],
     wanted: &'a [u8],
 }
@@ -40,7 +42,13 @@ impl<'a> Block<'a> {
         self.number
     }
 
-    /// All of it.
+    /// Its length in bytes, decoded.
+    #[must_use]
+    pub fn block_len(&self) -> usize {
+        self.len
+    }
+
+    /// All of it; after [`Blocks::only_wanted`], at least its beginning, up to the end of what is wanted.
     #[must_use]
     pub fn content(&self) -> &'a [u8] {
         self.content
@@ -70,9 +78,18 @@ impl<'a> Blocks<'a> {
             table,
             run,
             decoder,
+            only_wanted: false,
             numbers: run.blocks(),
             stored,
         })
+    }
+
+    /// Of the last block, nothing is decoded behind what the run asks of it, if that can be done and the block has a
+    /// checksum: without one, only decoding a block tells whether it is good.
+    #[must_use]
+    pub fn only_wanted(mut self) -> Self {
+        self.only_wanted = self.info.verify;
+        self
     }
 
     /// The next block, which is the next in the content too. `None` when there are no more.
@@ -95,10 +112,16 @@ impl<'a> Blocks<'a> {
         let asked = self.run.content();
         let wanted = asked.start.max(whole.start)..asked.end.min(whole.end);
         let skip = length(&(whole.start..wanted.start));
+        let len = length(&whole);
+        let enough = if self.only_wanted {
+            length(&(whole.start..wanted.end))
+        } else {
+            len
+        };
         let content = payload(self.info, stored)
             .and_then(|payload| {
-                self.decoder
-                    .decode(self.info.algorithm, payload, length(&whole))
+                let algorithm = self.info.algorithm;
+                self.decoder.decode(algorithm, payload, len, enough)
             })
             .map_err(|fault| {
                 let error = BlockError {
@@ -114,6 +137,7 @@ impl<'a> Blocks<'a> {
             .ok_or_else(|| mismatch(self.run))?;
         Ok(Some(Block {
             number,
+            len,
             content,
             wanted,
         }))

@@ -66,6 +66,45 @@ fn each_block_is_fetched_once_for_reads_in_order() {
     }
 }
 
+/// A guest that reads here and there wants little of a block, so it is decoded to there; whoever wants more gets all of it.
+#[test]
+fn block_is_fetched_once_more_at_most_for_what_was_not_wanted_of_it() {
+    let (image, expected, source) = image(1 << 20);
+    let mut reader = Reader::new(image);
+    let mut reads_of = |kib: usize| {
+        let before = source.reads();
+        let offset = kib << 10;
+        let mut bytes = [0; 4096];
+        reader.read_exact_at(&mut bytes, offset as u64).unwrap();
+        assert!(bytes[..] == expected[offset..][..4096], "at {kib} KiB");
+        source.reads() - before
+    };
+    // The second block of the layer begins at 60 KiB of the disk, the third at 124.
+    assert_eq!(reads_of(92), 1);
+    assert_eq!([reads_of(60), reads_of(76), reads_of(92)], [0; 3]);
+    assert_eq!(reads_of(112), 1, "beyond what was wanted");
+    assert_eq!([reads_of(120), reads_of(96), reads_of(60)], [0; 3]);
+    // From its beginning on, a block is likely to be read to its end.
+    assert_eq!(reads_of(124), 1);
+    assert_eq!([reads_of(184), reads_of(128)], [0; 2]);
+    // So it is where one read goes on where another ended, wherever in a block that is.
+    assert_eq!([reads_of(200), reads_of(204)], [1, 1]);
+    assert_eq!([reads_of(208), reads_of(248)], [0; 2]);
+}
+
+#[test]
+fn without_a_cache_nothing_is_decoded_for_later() {
+    let (image, expected, source) = image(0);
+    let mut reader = Reader::new(image);
+    for (offset, len) in [(0, 4096), (4096, 4096), (100_000, 80_000), (90_000, 512)] {
+        let before = source.reads();
+        let mut bytes = vec![0; len];
+        reader.read_exact_at(&mut bytes, offset as u64).unwrap();
+        assert!(bytes == expected[offset..][..len]);
+        assert!(source.reads() > before);
+    }
+}
+
 #[test]
 fn damaged_block_is_not_kept() {
     let (image, expected, source) = image(1 << 20);
@@ -79,8 +118,8 @@ fn damaged_block_is_not_kept() {
     // Now it is kept, and the blob is left alone.
     let reads = source.reads();
     source.arm(0);
-    reader.read_exact_at(&mut bytes, 16384).unwrap();
-    assert!(bytes[..] == expected[16384..][..4096]);
+    reader.read_exact_at(&mut bytes, 4096).unwrap();
+    assert!(bytes[..] == expected[4096..][..4096]);
     assert_eq!(source.reads(), reads);
 }
 

@@ -63,18 +63,21 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// What `payload` decodes to, which has to be `content_bytes` long: too much is a fault, and so is too little.
+    /// What `payload` decodes to, which has to be `content_bytes` long: too much is a fault, and so is too little. If the
+    /// first bytes of it are `enough`, what follows these may be neither there nor looked at.
     pub(crate) fn decode(
         &mut self,
         algorithm: Algorithm,
         payload: &[u8],
         content_bytes: usize,
+        enough: usize,
     ) -> Result<&[u8], BlockFault> {
         let content = match algorithm {
-            Algorithm::Lz4 => self.lz4.decode(payload, content_bytes)?,
+            Algorithm::Lz4 => self.lz4.decode(payload, content_bytes, enough)?,
             Algorithm::Zstd => self.zstd.decode(payload, content_bytes)?,
         };
-        if content.len() == content_bytes {
+        // Never more than `content_bytes`.
+        if content.len() >= enough.min(content_bytes) {
             Ok(content)
         } else {
             Err(BlockFault::Length {

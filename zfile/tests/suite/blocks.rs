@@ -2,8 +2,8 @@
 //! read fails and says where; other blocks stay readable.
 
 use blob::test_util::{conformance, noise};
-use blob::{ReadAt, ReadErrorKind};
-use zfile::{Algorithm, BlockError, BlockFault, WriterOptions};
+use blob::{ReadAt, ReadError, ReadErrorKind};
+use zfile::{Algorithm, BlockError, BlockFault, Scratch, WriterOptions};
 
 use crate::support::{Form, Parts, chain, mixed, open, read_all, write};
 
@@ -239,6 +239,82 @@ fn blocks_that_grew_beyond_64_kib_are_read() {
         assert!(stored.end - stored.start > 65_536);
         conformance(&zfile, &content);
     }
+}
+
+/// What only the wanted part of `range` costs: its bytes, and how much was decoded of the last block.
+fn only_wanted(file: &[u8], offset: usize, len: usize) -> Result<(Vec<u8>, usize), ReadError> {
+    let zfile = open(file).unwrap();
+    let run = zfile.plan(offset as u64, len)?;
+    let mut stored = vec![0; usize::try_from(run.stored().end - run.stored().start).unwrap()];
+    zfile
+        .source()
+        .read_exact_at(&mut stored, run.stored().start)?;
+    let mut scratch = Scratch::default();
+    let mut blocks = zfile.blocks(&run, &stored, &mut scratch)?.only_wanted();
+    let (mut bytes, mut decoded) = (Vec::new(), 0);
+    while let Some(block) = blocks.next()? {
+        bytes.extend_from_slice(block.wanted());
+        decoded = block.content().len();
+        assert!(decoded <= block.block_len());
+    }
+    Ok((bytes, decoded))
+}
+
+#[test]
+fn what_is_behind_the_wanted_part_of_a_block_may_stay_undecoded() {
+    const LARGE: usize = 65_536;
+    let content = mixed(2 * LARGE + 1000, 5);
+    for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
+        for verify in [true, false] {
+            let options = WriterOptions {
+                algorithm,
+                block_size_bytes: 65_536,
+                verify,
+                ..WriterOptions::default()
+            };
+            let file = write(&options, Form::Overwritten, &content);
+            for (offset, len) in [
+                (0, 1),
+                (5000, 4096),
+                (LARGE - 512, 512),
+                (LARGE - 1, 2),
+                (30_000, LARGE),
+                (2 * LARGE, 999),
+                (2 * LARGE + 999, 1),
+                (0, content.len()),
+            ] {
+                let (bytes, decoded) = only_wanted(&file, offset, len).unwrap();
+                assert!(bytes == content[offset..][..len]);
+                let last = (offset + len - 1) / LARGE * LARGE;
+                let whole = LARGE.min(content.len() - last);
+                let wanted = offset + len - last;
+                assert!(decoded >= wanted);
+                // Without a checksum, only decoding a block tells whether it is good.
+                let may_stop = algorithm == Algorithm::Lz4 && verify;
+                assert!(may_stop || decoded == whole);
+                assert!(!may_stop || decoded < whole || wanted + 600 > whole);
+            }
+        }
+    }
+}
+
+#[test]
+fn fault_behind_the_wanted_part_of_a_block_is_found_unless_a_checksum_vouches_for_it() {
+    let content = mixed(BLOCK, 9);
+    let mut payload = lz4(&content);
+    // What stands for the last match is not there any more.
+    payload.truncate(payload.len() - 40);
+    for verify in [true, false] {
+        let (file, _) = with_middle(1, verify, &payload);
+        let first = only_wanted(&file, BLOCK, 100);
+        assert_eq!(first.is_ok(), verify);
+        let all = only_wanted(&file, BLOCK, BLOCK).unwrap_err();
+        assert_eq!(all.kind(), ReadErrorKind::Corrupt);
+    }
+    // A block that ends before what is wanted of it.
+    let (file, _) = with_middle(1, true, &lz4(&content[..3000]));
+    let error = only_wanted(&file, BLOCK + 2900, 200).unwrap_err();
+    assert_eq!(error.kind(), ReadErrorKind::Corrupt);
 }
 
 #[test]

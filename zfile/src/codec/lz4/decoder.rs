@@ -142,11 +142,28 @@ impl Room {
     }
 
     /// Decodes `payload` to the start of the room, and returns the number of bytes decoded. `None`: no LZ4 block, or more
-    /// than `limit` bytes, which are at most [`CONTENT_MAX_BYTES`].
-    pub(super) fn decode(&mut self, payload: &[u8], limit: usize) -> Option<usize> {
+    /// than `limit` bytes, which are at most [`CONTENT_MAX_BYTES`]. Where `enough` is less than `limit`, it ends with the
+    /// first sequence that reaches so far, and does not look at the others.
+    pub(super) fn decode(&mut self, payload: &[u8], limit: usize, enough: usize) -> Option<usize> {
         if limit > CONTENT_MAX_BYTES {
             return None;
         }
+        if enough < limit {
+            self.decode_to::<false>(payload, limit, enough)
+        } else {
+            // Nothing but a fault gets there.
+            self.decode_to::<true>(payload, limit, limit.wrapping_add(1))
+        }
+    }
+
+    /// [`Room::decode`], to the first sequence that reaches to `stop`. Decoding of whole blocks is a function of its own: with
+    /// a way out of its loop, it would take a tenth more time.
+    fn decode_to<const WHOLE: bool>(
+        &mut self,
+        payload: &[u8],
+        limit: usize,
+        stop: usize,
+    ) -> Option<usize> {
         let mut input = Input { payload, at: 0 };
         // Never above `limit`, so that positions are those of the room up to the longest copy.
         let mut end = 0_usize;
@@ -162,14 +179,18 @@ impl Room {
                 // rare ones below takes a twentieth more time.
                 if match_start != GOES_ON && offset >= 8 {
                     let next = to.wrapping_add(match_start.wrapping_add(MATCH_MIN_BYTES));
-                    if next > limit || offset > to {
-                        return None;
+                    if next >= stop || offset > to {
+                        if WHOLE || next > limit || offset > to {
+                            return None;
+                        }
+                        self.copy_short(to.wrapping_sub(offset), to);
+                        return Some(next);
                     }
                     self.copy_short(to.wrapping_sub(offset), to);
                     end = next;
                     continue;
                 }
-                let middle = self.middle_match(&mut input, to, offset, match_start, limit);
+                let middle = self.middle_match(&mut input, to, offset, match_start, stop);
                 if let Some(next) = middle {
                     end = next;
                     continue;
@@ -178,7 +199,7 @@ impl Room {
                 let token = input.byte()?;
                 let len = input.length(token >> 4)?;
                 to = self.append(&mut input, end, len, limit)?;
-                if input.at == payload.len() {
+                if input.at == payload.len() || (!WHOLE && to >= stop) {
                     return Some(to);
                 }
                 offset = input.byte()? | (input.byte()? << 8);
@@ -194,11 +215,14 @@ impl Room {
             } else {
                 self.repeat(to, offset, len)?;
             }
+            if !WHOLE && end >= stop {
+                return Some(end);
+            }
         }
     }
 
     /// Appends the match at `to` if it is longer than a token can say, but no longer than a step, and returns the new end.
-    /// `None`: it is not, or there is something wrong with it.
+    /// `None`: it is not, or it reaches to `stop`, or there is something wrong with it.
     #[inline(always)]
     fn middle_match(
         &mut self,
@@ -206,7 +230,7 @@ impl Room {
         to: usize,
         offset: usize,
         match_start: usize,
-        limit: usize,
+        stop: usize,
     ) -> Option<usize> {
         if match_start != GOES_ON || offset < COPY_MAX_BYTES {
             return None;
@@ -214,7 +238,7 @@ impl Room {
         let more = usize::from(*input.payload.get(input.at)?);
         let len = more.wrapping_add(GOES_ON + MATCH_MIN_BYTES);
         let end = to.wrapping_add(len);
-        if len > STEP_BYTES || end > limit || offset > to {
+        if len > STEP_BYTES || end >= stop || offset > to {
             return None;
         }
         input.skip(1);

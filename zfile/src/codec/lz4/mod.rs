@@ -45,10 +45,15 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes `payload` to at most `limit` bytes, at most a block.
-    pub(crate) fn decode(&mut self, payload: &[u8], limit: usize) -> Result<&[u8], BlockFault> {
+    /// Decodes `payload` to at most `limit` bytes, at most a block; if less is `enough`, perhaps no further than to there.
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        limit: usize,
+        enough: usize,
+    ) -> Result<&[u8], BlockFault> {
         let room = self.room.get_or_insert_with(Room::new);
-        let len = match room.decode(payload, limit) {
+        let len = match room.decode(payload, limit, enough) {
             Some(len) => len,
             None => {
                 let content = room.content_mut(limit);

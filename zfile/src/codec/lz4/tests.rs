@@ -74,9 +74,25 @@ fn check(encoder: &mut Encoder, content: &[u8]) -> Vec<u8> {
     assert!(len <= content.len() + growth_max_bytes(bound) as usize);
     assert!(expand(&payload, content.len()) == content);
     let mut room = Room::new();
-    assert_eq!(room.decode(&payload, content.len()), Some(content.len()));
+    let whole = room.decode(&payload, content.len(), content.len());
+    assert_eq!(whole, Some(content.len()));
     assert!(room.content(content.len()) == content);
+    check_beginnings(&payload, content);
     payload
+}
+
+/// What is enough is decoded as it would be with all the rest.
+fn check_beginnings(payload: &[u8], content: &[u8]) {
+    let mut room = Room::new();
+    let len = content.len();
+    for enough in [1, 2, 100, len / 3, len / 2, len.saturating_sub(1)] {
+        let found = room.decode(payload, len, enough).unwrap();
+        assert!(found >= enough.min(len) && found <= len, "{enough}");
+        assert!(
+            *room.content(found) == content[..found],
+            "{enough} of {len}"
+        );
+    }
 }
 
 fn encoders() -> Vec<Encoder> {
@@ -90,11 +106,20 @@ fn encoders() -> Vec<Encoder> {
 /// before, and must not show it.
 fn agree(room: &mut Room, payload: &[u8], content_bytes: usize) {
     let mut theirs = vec![1; content_bytes];
-    let found = room.decode(payload, content_bytes);
+    let found = room.decode(payload, content_bytes, content_bytes);
     let expected = decompress_into(payload, &mut theirs).ok();
     assert_eq!(found, expected, "{payload:02x?}");
     if let Some(len) = expected {
         assert!(*room.content(len) == theirs[..len], "{payload:02x?}");
+    }
+    for enough in [0, 1, content_bytes / 2, content_bytes.saturating_sub(1)] {
+        let found = room.decode(payload, content_bytes, enough);
+        assert!(found.is_none_or(|len| len <= content_bytes));
+        if let Some(len) = expected {
+            let found = found.unwrap();
+            assert!(found >= enough.min(len) && found <= len, "{payload:02x?}");
+            assert!(*room.content(found) == theirs[..found], "{payload:02x?}");
+        }
     }
 }
 
