@@ -27,6 +27,8 @@ pub(crate) fn plan(group: Group) -> (Vec<Subject>, Vec<Case>) {
             let mut cases = few_cases();
             let larger = [16, 64, 256].map(|kib| Case::new(Pattern::Random, kib * KIB, 8));
             cases.splice(1..1, larger);
+            // Each block is to be decoded once for all reads of it that follow one another.
+            cases.push(Case::new(Pattern::Sequential, 4 * KIB, 32));
             (blocks(), cases)
         }
         Group::Latency => (
