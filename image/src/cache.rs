@@ -4,6 +4,7 @@
 //! share little memory, which stays in the processor's caches; only a block that is wanted again, or decoded again soon,
 //! gets a place among the residents (after S3-FIFO, SOSP'23).
 
+use std::collections::hash_map;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,11 +38,12 @@ pub(crate) struct BlockCache {
 
 #[derive(Debug, Default)]
 struct Shard {
+    /// Those that are here, and those that are only remembered.
     blocks: HashMap<Key, Entry>,
     newcomers: Row,
     /// Who was used since it was last looked at gets another round.
     residents: Row,
-    /// Newcomers that nobody wanted, the latest last.
+    /// Newcomers that nobody wanted, the latest last. Those that came back stay in line until it is their turn.
     dropped: VecDeque<Key>,
 }
 
@@ -55,8 +57,8 @@ struct Row {
 
 #[derive(Debug)]
 struct Entry {
-    /// The block from its beginning on, as far as anybody wanted it.
-    content: Arc<Vec<u8>>,
+    /// The block from its beginning on, as far as anybody wanted it. `None`: it is only remembered as dropped.
+    content: Option<Arc<Vec<u8>>>,
     /// Of all of the block, for which there is room in the buffer.
     len_bytes: usize,
     used: bool,
@@ -88,15 +90,17 @@ impl BlockCache {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let entry = shard.blocks.get_mut(&key)?;
+        let content = entry.content.as_ref()?;
         entry.used = true;
-        (entry.content.len() >= len_bytes).then(|| Arc::clone(&entry.content))
+        (content.len() >= len_bytes).then(|| Arc::clone(content))
     }
 
     /// Whether anything of a block is here.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.shard(key).is_some_and(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.blocks.contains_key(&key)
+            let entry = shard.blocks.get(&key);
+            entry.is_some_and(|entry| entry.content.is_some())
         })
     }
 
@@ -134,26 +138,29 @@ impl Shard {
     }
 
     fn put(&mut self, key: Key, mut content: Arc<Vec<u8>>, len: usize) -> Option<Vec<u8>> {
-        // Its beginning is here, or two threads have decoded it at the same time.
-        if let Some(entry) = self.blocks.get_mut(&key) {
-            if content.len() > entry.content.len() {
-                std::mem::swap(&mut entry.content, &mut content);
-            }
-            return Arc::into_inner(content);
-        }
-        let entry = Entry {
-            content,
+        let new = |content| Entry {
+            content: Some(content),
             len_bytes: len,
             used: false,
         };
-        self.blocks.insert(key, entry);
-        let dropped = self.dropped.iter().position(|dropped| *dropped == key);
-        if let Some(position) = dropped {
-            self.dropped.remove(position);
-            self.residents.push(key, len);
-        } else {
-            self.newcomers.push(key, len);
-        }
+        let row = match self.blocks.entry(key) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(new(content));
+                &mut self.newcomers
+            }
+            hash_map::Entry::Occupied(mut place) => {
+                if let Some(kept) = &mut place.get_mut().content {
+                    // Its beginning is here, or two threads have decoded it at the same time.
+                    if content.len() > kept.len() {
+                        std::mem::swap(kept, &mut content);
+                    }
+                    return Arc::into_inner(content);
+                }
+                place.insert(new(content));
+                &mut self.residents
+            }
+        };
+        row.push(key, len);
         let mut spare = None;
         while self.newcomers.is_full() {
             spare = self.settle()?.or(spare);
@@ -175,13 +182,25 @@ impl Shard {
             self.residents.push(key, len);
             return Some(None);
         }
-        let entry = self.blocks.remove(&key)?;
+        let content = entry.content.take();
         self.dropped.push_back(key);
-        let kept = self.blocks.len().min(MAX_DROPPED);
-        while self.dropped.len() > kept {
-            self.dropped.pop_front();
+        self.forget();
+        Some(content.and_then(Arc::into_inner))
+    }
+
+    /// Forgets those that were dropped first, as far as they are too many to remember.
+    fn forget(&mut self) {
+        let held = self.newcomers.order.len() + self.residents.order.len();
+        while self.dropped.len() > held.min(MAX_DROPPED) {
+            let oldest = self.dropped.pop_front();
+            let Some(hash_map::Entry::Occupied(place)) = oldest.map(|key| self.blocks.entry(key))
+            else {
+                continue;
+            };
+            if place.get().content.is_none() {
+                place.remove();
+            }
         }
-        Some(Arc::into_inner(entry.content))
     }
 
     /// Drops the oldest resident that was not used since it was last looked at. `None` when there is none.
@@ -195,7 +214,7 @@ impl Shard {
             }
             let entry = self.blocks.remove(&key)?;
             self.residents.held_bytes -= entry.len_bytes;
-            return Some(Arc::into_inner(entry.content));
+            return Some(entry.content.and_then(Arc::into_inner));
         }
     }
 }
@@ -243,13 +262,17 @@ mod tests {
     fn held_bytes(cache: &BlockCache) -> usize {
         let held = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap();
-            let held: usize = shard.blocks.values().map(|entry| entry.len_bytes).sum();
+            let entries = shard.blocks.values();
+            let here: Vec<_> = entries.filter(|entry| entry.content.is_some()).collect();
+            let held: usize = here.iter().map(|entry| entry.len_bytes).sum();
             assert_eq!(
                 held,
                 shard.newcomers.held_bytes + shard.residents.held_bytes
             );
             let kept = shard.newcomers.order.len() + shard.residents.order.len();
-            assert_eq!(shard.blocks.len(), kept);
+            assert_eq!(here.len(), kept);
+            let remembered = shard.blocks.len() - kept;
+            assert!(remembered <= shard.dropped.len());
             assert!(shard.dropped.len() <= kept.min(MAX_DROPPED));
             held
         };

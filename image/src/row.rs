@@ -1,6 +1,6 @@
 //! Whether a read goes on where another ended.
 
-/// How many reads are remembered: as many as may be under way side by side, and come out of order.
+/// How many ends are remembered: as many as may be under way side by side, and come out of order.
 const MAX_ENDS: usize = 32;
 
 /// Where the last reads ended, in bytes of the disk. To begin with, what starts at the beginning of the disk goes on.
@@ -11,8 +11,12 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Remembers a read that ends in front of byte `end`, and forgets another.
+    /// Remembers a read that ends in front of byte `end`, and forgets another, unless one that ends there is remembered.
     pub(crate) fn add(&mut self, end: u64) {
+        // A read that is recalled in part, fetched and decoded is told of more than once.
+        if self.has(end) {
+            return;
+        }
         if let Some(oldest) = self.ends.get_mut(self.oldest) {
             *oldest = end;
         }
@@ -37,6 +41,7 @@ mod tests {
         let mut ends = Ends::default();
         assert!(ends.has(0) && !ends.has(1));
         for end in 100..200 {
+            ends.add(end);
             ends.add(end);
             for start in 100..300 {
                 let is_recent = start <= end && start + MAX_ENDS as u64 > end;
