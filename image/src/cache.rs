@@ -289,9 +289,9 @@ mod tests {
             }
             let found = (0..200).filter(|block| cache.get(key(*block), LEN).is_some());
             let found = found.count();
-            assert_eq!(found * (LEN), held_bytes(&cache), "{limit}");
+            assert_eq!(found * LEN, held_bytes(&cache), "{limit}");
             // Every shard is full, as far as whole blocks go.
-            assert_eq!(found, limit / (LEN), "{limit}");
+            assert_eq!(found, limit / LEN, "{limit}");
             assert_eq!(cache.is_enabled(), limit > 0);
         }
     }

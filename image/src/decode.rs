@@ -16,7 +16,7 @@ use crate::{Image, ReadFailure};
 #[derive(Debug, Default)]
 pub struct Decoder {
     scratch: Scratch,
-    /// Of steps that ended within a block.
+    /// Of steps of compressed layers.
     ends: Ends,
     /// For a block that is to be kept.
     spare: Vec<u8>,

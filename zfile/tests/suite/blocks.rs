@@ -241,7 +241,7 @@ fn blocks_that_grew_beyond_64_kib_are_read() {
     }
 }
 
-/// What only the wanted part of `range` costs: its bytes, and how much was decoded of the last block.
+/// `len` bytes from `offset` on, decoded no further than they are wanted, and how much was decoded of the last block.
 fn only_wanted(file: &[u8], offset: usize, len: usize) -> Result<(Vec<u8>, usize), ReadError> {
     let zfile = open(file).unwrap();
     let run = zfile.plan(offset as u64, len)?;

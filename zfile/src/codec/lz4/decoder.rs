@@ -175,8 +175,8 @@ impl Room {
                 to = end.wrapping_add(token >> 4);
                 (offset, match_start) = (short, token & GOES_ON);
                 input.skip((token >> 4).wrapping_add(3));
-                // What most sequences are, from token to copy on a path of its own: sharing these checks with the
-                // rare ones below takes a twentieth more time.
+                // What most sequences are, from token to copy on a path of its own, its end included: sharing these checks
+                // with the rare ones below takes a twentieth more time.
                 if match_start != GOES_ON && offset >= 8 {
                     let next = to.wrapping_add(match_start.wrapping_add(MATCH_MIN_BYTES));
                     if next >= stop || offset > to {
